@@ -1,0 +1,1 @@
+"""evonnx: evolve a trained ONNX model into a smaller and faster one."""

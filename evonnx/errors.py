@@ -1,0 +1,42 @@
+"""The one family of errors that users are shown: what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class EvonnxError(Exception):
+    """Root of every error that evonnx raises on purpose.
+
+    The message is one paragraph: what is wrong, in which file or node, and what to do about it.
+    """
+
+
+class ModelError(EvonnxError):
+    """An ONNX file cannot be read, is invalid, or cannot be handled."""
+
+
+class TaskError(EvonnxError):
+    """A task file, its data, or a task class is wrong."""
+
+
+class AdapterError(EvonnxError):
+    """An adapter is missing, failed, or returned weights that break the contract."""
+
+
+class BudgetError(EvonnxError):
+    """A budget cannot be met; the message names the lowest reachable share."""
+
+
+class ProofError(EvonnxError):
+    """Masked and compact model differ, or the proof has no power (void)."""
+
+
+class ProviderError(EvonnxError):
+    """The requested onnxruntime execution provider cannot run here."""
+
+
+class RunError(EvonnxError):
+    """A run directory is unreadable, in use, or belongs to another configuration."""
+
+
+class PluginError(EvonnxError):
+    """A plugin is unknown or cannot be loaded."""

@@ -1,0 +1,93 @@
+"""The task contract: data, loss and metric, free of any framework.
+
+Built-in tasks live in `evonnx.tasks`; any class that has these members works (`[task] kind = "my_task.py:MyTask"`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from evonnx.network import Array
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a score means."""
+
+    name: str
+    """Such as "accuracy" or "agreement"."""
+    higher_is_better: bool = True
+    scale: float = 1.0
+    """Best (or worst, if lower is better) value of the scale; 1.0 for shares."""
+    unit: str = ""
+    """For tables; "%" prints the score times 100."""
+
+    def drop(self, ancestor: float, offspring: float) -> float:
+        """How much worse the offspring is, in the metric's own unit (negative: better)."""
+        return ancestor - offspring if self.higher_is_better else offspring - ancestor
+
+    def better(self, one: float, other: float) -> bool:
+        """Whether `one` is strictly better than `other`."""
+        return one > other if self.higher_is_better else one < other
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss that every adapter knows how to compute, by name.
+
+    kind: "cross_entropy" (targets: class indices, or -1 for unlabelled), "mse" (targets: arrays like the output),
+    or "distillation" (no targets: match the ancestor's outputs; adapters are given the ancestor).
+    """
+
+    kind: Literal["cross_entropy", "mse", "distillation"]
+    output: str | None = None
+    """Graph output the loss reads; None: the first (for "distillation": every floating-point output)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Model inputs by graph input name, and targets (None where there are no labels). Axis 0 is the batch."""
+
+    inputs: Mapping[str, Array]
+    targets: Array | None
+    size: int
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Data, loss and metric."""
+
+    name: str
+    metric: Metric
+    loss: Loss
+
+    def describe(self) -> str:
+        """One line for screen and report: data, sizes, loss, metric."""
+        ...
+
+    def size(self, split: Split) -> int:
+        """Number of examples in a split; 0 where there is none."""
+        ...
+
+    def batches(self, split: Split, batch_size: int, rng: np.random.Generator | None = None) -> Iterator[Batch]:
+        """The split's examples once, in order, or shuffled by `rng`. The last batch may be smaller."""
+        ...
+
+    def score(self, split: Split, outputs: Iterator[tuple[Batch, Mapping[str, Array]]]) -> float:
+        """The metric over (batch, model outputs by name) pairs of the whole split."""
+        ...
+
+
+@runtime_checkable
+class NeedsAncestor(Protocol):
+    """A task that scores against the ancestor (distillation) is handed its file once, before anything else."""
+
+    def bind_ancestor(self, model_path: str) -> None:
+        """Called once by `evaluate` and `evolve` before the first batch."""
+        ...
