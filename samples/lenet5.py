@@ -1,8 +1,8 @@
 """LeNet-5 as in Caffe and in the paper: 20 and 50 filters of 5x5, 500 hidden units, 10 classes.
 
-The training scripts of `digits/` and `lenet5_mnist/` share it. Nothing here is needed by evonnx itself: it only
-makes the ancestors. The ONNX file is written with `onnx.helper` from the trained weights, so that the graph is
-exactly the eight operators one would draw.
+The training scripts of `digits/` and `lenet5_mnist/` share it. Nothing here is needed by evonnx itself: it
+only makes the ancestors. The ONNX file is written with `onnx.helper` from the trained weights, so that the
+graph is exactly the eight operators one would draw.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Train the ancestor of the paper's first experiment: LeNet-5 on full MNIST.
 
-    python samples/lenet5_mnist/train.py --data FOLDER_OR_FILE [--out runs/lenet5_mnist] [--epochs 12] [--seed 0]
+    python samples/lenet5_mnist/train.py --data WHERE [--out runs/lenet5_mnist] [--epochs 12] [--seed 0]
 
-The data is `mnist.npz` (x_train, y_train, x_test, y_test) or the four IDX files, found at --data or in the folder
-that EVONNX_DATA names. 55 000 images train, 5 000 validate (a seeded choice), 10 000 test. Written to --out: train.npz,
-val.npz, test.npz, lenet5.onnx, lenet5.toml. Nothing is copied into the repository.
+The data is `mnist.npz` (x_train, y_train, x_test, y_test) or the four IDX files, found at --data or in the
+folder that EVONNX_DATA names. 55 000 images train, 5 000 validate (a seeded choice), 10 000 test. Written to
+--out: train.npz, val.npz, test.npz, lenet5.onnx, lenet5.toml. Nothing is copied into the repository.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ def main() -> None:
     how = Training(epochs=arguments.epochs, seed=arguments.seed, threads=arguments.threads)
     model = train(x[training], y[training], how, news=lambda line: print(line, flush=True))
     write_onnx(model, out / "lenet5.onnx")
-    print(
-        f"validation {accuracy(model, x[validation], y[validation]):.2%}  test {accuracy(model, x_test, y_test):.2%}"
-    )
+    print(f"validation {accuracy(model, x[validation], y[validation]):.2%}")
+    print(f"test       {accuracy(model, x_test, y_test):.2%}")
     print(f"written to {out}")
 
 
