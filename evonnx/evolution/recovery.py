@@ -1,0 +1,72 @@
+"""The end of a run: which offspring is best, and its recovery training."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import Any
+
+from evonnx.adapter import TrainingBudget
+from evonnx.evaluation import evaluate
+from evonnx.evolution.generation import Setting, figures
+from evonnx.network import load_network
+from evonnx.resources import count
+from evonnx.run_store import BEST_FILE, COMPACT_FILE, Row, RunStore
+
+
+def choose_best(setting: Setting, rows: list[Row]) -> Row:
+    """Accuracy bound first, then size: the smallest offspring within `max_drop` on validation data.
+
+    Where no offspring is within the bound, the one that lost least.
+    """
+    metric = setting.task.metric
+
+    def drop(row: Row) -> float:
+        return metric.drop(setting.score_validation_ancestor, row["score_validation"])
+
+    within = [row for row in rows if drop(row) <= setting.options.max_drop]
+    if within:
+        return min(within, key=lambda row: (row["synapses"], row["bytes"]))
+    return min(rows, key=drop)
+
+
+def recover(setting: Setting, store: RunStore, chosen: Row, budget: TrainingBudget, seed: int) -> dict[str, Any]:
+    """Train the chosen offspring once more and put best.onnx into place; it is kept only if validation agrees.
+
+    Returns:
+        The figures of best.onnx, with "generation" (whose structure it has), "recovered" and "notes".
+    """
+    metric = setting.task.metric
+    source = store.generation_folder(chosen["generation"]) / COMPACT_FILE
+    workspace = store.workspace("best")
+    candidate = workspace / BEST_FILE
+    start = time.perf_counter()
+    score_validation, recovered, training = chosen["score_validation"], False, {"history": [], "notes": []}
+    if budget.epochs > 0:
+        setting.observer.stage(0, f"recovery training of generation {chosen['generation']}")
+        training = setting.trainer.retrain(
+            source, candidate, budget, seed, lambda news: setting.observer.training(0, news)
+        )
+        score = evaluate(candidate, setting.task, "validation", threads=setting.options.threads).value
+        recovered = not metric.better(score_validation, score)
+        if recovered:
+            score_validation = score
+    if not recovered:
+        shutil.copyfile(source, candidate)
+    candidate.replace(store.folder / BEST_FILE)
+    store.discard(workspace)
+    best = store.folder / BEST_FILE
+    notes: list[str] = list(training["notes"])
+    if budget.epochs > 0 and not recovered:
+        notes.append("Recovery training did not improve the validation score; best.onnx is the offspring as it was.")
+    return {
+        "generation": chosen["generation"],
+        "recovered": recovered,
+        **figures(count(load_network(best, setting.options.input_shapes)), setting.ancestor, best.stat().st_size),
+        "score": evaluate(best, setting.task, "test", threads=setting.options.threads).value,
+        "score_ancestor": setting.score_ancestor,
+        "score_validation": score_validation,
+        "recovery_seconds": time.perf_counter() - start,
+        "training": training,
+        "notes": notes,
+    }

@@ -1,0 +1,61 @@
+"""Lend a compact model to an adapter and take its weights back, under the contract's checks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evonnx.adapter import Adapter, Progress, RetrainRequest, TrainingBudget, check_result
+from evonnx.masks import live_masks
+from evonnx.network import initializer_arrays, network_of, set_array
+from evonnx.onnx_io import check_file, load_model, save_model
+from evonnx.task import Task
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """An adapter with everything that stays the same from generation to generation."""
+
+    adapter: Adapter
+    task: Task
+    ancestor: Path
+    options: dict[str, str]
+
+    def retrain(
+        self, model: Path, output: Path, budget: TrainingBudget, seed: int, progress: Callable[[Progress], None]
+    ) -> dict[str, Any]:
+        """Retrain the model at `model` and write it, graph unchanged, to `output`.
+
+        Returns:
+            {"history": [{"epoch", "loss", "learning_rate"}], "notes": [str]} for the generation's metrics.
+
+        Raises:
+            AdapterError: the adapter failed or broke its contract; nothing is written.
+        """
+        graph = load_model(model)
+        network = network_of(graph, str(model))
+        masks = live_masks(network)
+        result = self.adapter.retrain(
+            RetrainRequest(
+                model=model,
+                masks=masks,
+                task=self.task,
+                budget=budget,
+                seed=seed,
+                ancestor=self.ancestor,
+                progress=progress,
+                options=self.options,
+            )
+        )
+        check_result(initializer_arrays(graph), masks, result, self.adapter.name)
+        for name, array in result.weights.items():
+            set_array(graph, name, array)
+        save_model(graph, output)
+        check_file(output)
+        history = [
+            {"epoch": record.epoch, "loss": record.loss, "learning_rate": record.learning_rate}
+            for record in result.history
+        ]
+        return {"history": history, "notes": list(result.notes)}
