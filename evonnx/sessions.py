@@ -1,0 +1,389 @@
+"""onnxruntime sessions: pinned threads, no silent fallback, warnings that can be read, inputs to feed them.
+
+onnxruntime is imported inside functions, so that commands that never run a model start fast. Asked for a
+provider that cannot run here, onnxruntime gives the CPU without a word (and lists providers that its build
+knows, whether or not the machine has them); here that is a `ProviderError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from evonnx.errors import ModelError, ProviderError
+from evonnx.network import Array, Network
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
+
+_SHORT_NAMES: Mapping[str, tuple[str, ...]] = {
+    "cpu": (CPU,),
+    "cuda": (CUDA, CPU),
+    "tensorrt": (TENSORRT, CUDA, CPU),
+}
+
+_INSTALL = {
+    CUDA: "It needs an NVIDIA GPU with its driver, and `pip install 'evonnx[gpu]'` (onnxruntime-gpu with its "
+    "CUDA and cuDNN libraries)",
+    TENSORRT: "It needs an NVIDIA GPU with its driver, `pip install 'evonnx[gpu]'` and the TensorRT "
+    "libraries on the loader's path",
+}
+
+_DTYPES: Mapping[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
+    "tensor(double)": np.dtype(np.float64),
+    "tensor(bool)": np.dtype(np.bool_),
+    **{f"tensor({kind})": np.dtype(kind) for kind in ("int8", "int16", "int32", "int64")},
+    **{f"tensor({kind})": np.dtype(kind) for kind in ("uint8", "uint16", "uint32", "uint64")},
+}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One input that a session must be fed."""
+
+    name: str
+    shape: tuple[int | str | None, ...]
+    """Dimensions; a string or None is dynamic."""
+    dtype: np.dtype[Any]
+
+
+def default_threads() -> int:
+    """Cores this process may run on: the thread count where none is given."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
+
+
+def make_session(
+    model: str | os.PathLike[str] | bytes,
+    *,
+    threads: int | None = None,
+    providers: str | Sequence[str] = (CPU,),
+    optimize: bool = True,
+    quiet: bool = True,
+    spinning: bool = False,
+) -> Any:
+    """An `onnxruntime.InferenceSession` that runs where it was asked to, or an error.
+
+    Args:
+        model: a file, or a serialised model.
+        threads: intra-op threads (inter-op is 1); None: `default_threads()`.
+        providers: "auto", "cpu", "cuda", "tensorrt", or onnxruntime's own names in order of preference. The
+            first one must truly run; the rest take the nodes it does not know.
+        optimize: False turns every graph optimisation off.
+        quiet: keep onnxruntime's warnings from stderr; see `load_warnings` to read them.
+        spinning: let idle worker threads spin: lower latency, but they burn cores that others need.
+
+    Raises:
+        ProviderError: the first provider cannot run here.
+        ModelError: onnxruntime refuses the model.
+    """
+    import onnxruntime as ort
+
+    wanted = resolve_providers(providers)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or default_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4 if quiet else 2
+    options.use_deterministic_compute = True
+    options.graph_optimization_level = (
+        ort.GraphOptimizationLevel.ORT_ENABLE_ALL if optimize else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    # What `placement` reads; onnxruntime versions that do not know the entry ignore it.
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    source: str | bytes = model if isinstance(model, bytes) else os.fspath(model)
+    label = "the model" if isinstance(model, bytes) else f"{source!s}"
+    if wanted[0] == CPU:
+        session = _create(ort, source, options, wanted, label)
+    else:
+        session = _create_on_device(ort, source, options, wanted, label)
+    session.disable_fallback()
+    return session
+
+
+def _create(ort: Any, source: str | bytes, options: Any, wanted: Sequence[str], label: str) -> Any:
+    try:
+        return ort.InferenceSession(source, options, providers=list(wanted), enable_fallback=0)
+    except Exception as error:  # onnxruntime's classes share no base but Exception
+        raise ModelError(
+            f"onnxruntime {ort.__version__} cannot load {label}: {clean_message(error)}. If the file is "
+            "newer than this onnxruntime, upgrade it or export with an older opset."
+        ) from error
+
+
+def _create_on_device(ort: Any, source: str | bytes, options: Any, wanted: Sequence[str], label: str) -> Any:
+    if wanted[0] not in ort.get_available_providers():
+        has = ", ".join(ort.get_available_providers())
+        raise ProviderError(
+            f"{wanted[0]} is not part of the installed onnxruntime {ort.__version__} (it has {has}). "
+            f"{_INSTALL.get(wanted[0], 'Install a build that has it')}."
+        )
+    error: ModelError | None = None
+    session = None
+    with _captured_stderr() as log:
+        _preload(ort)
+        try:
+            session = _create(ort, source, options, wanted, label)
+        except ModelError as caught:
+            error = caught
+    if session is not None and session.get_providers()[0] == wanted[0]:
+        return session
+    if error is not None and source != _probe_model() and _working_devices(wanted[0]):
+        raise error
+    said = [clean_message(line) for line in _log_lines(log()) if "Failed" in line or "rror" in line]
+    why = said[0] if said else (str(error) if error is not None else "onnxruntime gave no reason")
+    raise ProviderError(
+        f"{wanted[0]} was asked for and cannot run here: {why.rstrip('.')}. "
+        f"{_INSTALL.get(wanted[0], 'Install what it needs')}; or use --provider cpu."
+    )
+
+
+def _preload(ort: Any) -> None:
+    """Find the CUDA libraries that pip installed beside onnxruntime; it prints to stdout, which is ours."""
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(OSError):
+            ort.preload_dlls()
+
+
+@lru_cache(maxsize=4)
+def _working_devices(provider: str) -> tuple[str, ...]:
+    """`(provider,)` if a one-node model truly runs on it, else `()`."""
+    try:
+        session = make_session(_probe_model(), threads=1, providers=(provider, CPU))
+        run_session(session, {"x": np.zeros((1, 1), np.float32)})
+    except (ProviderError, ModelError):
+        return ()
+    return (provider,)
+
+
+def _probe_model() -> bytes:
+    from onnx import TensorProto, helper
+
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "x"], ["y"])], "probe", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def resolve_providers(providers: str | Sequence[str]) -> tuple[str, ...]:
+    """onnxruntime's provider names for "cpu", "cuda", "tensorrt", "auto", or for its own names as they are.
+
+    "auto" is CUDA where a small model truly runs on it, else the CPU.
+
+    Raises:
+        ProviderError: an unknown name.
+    """
+    if not isinstance(providers, str):
+        if not providers:
+            raise ProviderError("No execution provider was named; use cpu, cuda, tensorrt or auto.")
+        return tuple(providers)
+    if providers == "auto":
+        import onnxruntime as ort
+
+        usable = CUDA in ort.get_available_providers() and bool(_working_devices(CUDA))
+        return _SHORT_NAMES["cuda" if usable else "cpu"]
+    if providers in _SHORT_NAMES:
+        return _SHORT_NAMES[providers]
+    if providers.endswith("ExecutionProvider"):
+        return (providers, CPU) if providers != CPU else (CPU,)
+    raise ProviderError(f"Unknown execution provider {providers!r}; use auto, cpu, cuda or tensorrt.")
+
+
+def placement(session: Any) -> dict[str, list[str]] | None:
+    """Which provider executes which node of the optimised graph.
+
+    Returns:
+        {provider: ["name (OpType)", ...]}; None where the installed onnxruntime does not report it.
+    """
+    report = getattr(session, "get_provider_graph_assignment_info", None)
+    if report is None:
+        return None
+    nodes: dict[str, list[str]] = {}
+    for part in report():
+        labels = [f"{node.name} ({node.op_type})" if node.name else node.op_type for node in part.get_nodes()]
+        nodes.setdefault(part.ep_name, []).extend(labels)
+    return nodes
+
+
+def run_session(
+    session: Any, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+) -> dict[str, Array]:
+    """Run once; outputs by name.
+
+    Raises:
+        ModelError: onnxruntime fails, with its own words.
+    """
+    names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
+    try:
+        values = session.run(names, dict(feeds))
+    except Exception as error:  # onnxruntime's classes share no base but Exception
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+        raise ModelError(f"onnxruntime cannot run the model on {shapes}: {clean_message(error)}.") from error
+    return dict(zip(names, values, strict=True))
+
+
+def load_warnings(model: str | os.PathLike[str] | bytes) -> list[str]:
+    """What onnxruntime warns about while it loads a model on the CPU, without times and source lines.
+
+    The C++ logger writes to file descriptor 2, so that is what is captured. Not for use beside other
+    threads that write there.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+    """
+    with _captured_stderr() as log:
+        make_session(model, threads=1, quiet=False)
+    return _log_lines(log())
+
+
+def _log_lines(text: str) -> list[str]:
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    found = re.findall(
+        r"^\d{4}-\d\d-\d\d [^\[]*\[[WEF]:[^\]]*\] (.*?)(?=^\d{4}-\d\d-\d\d |\Z)", plain, re.M | re.S
+    )
+    return [" ".join(message.split()) for message in found]
+
+
+def clean_message(error: BaseException | str) -> str:
+    """An onnxruntime error as one line, without its status prefix, source lines or a final full stop."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^.*?\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r"/\S*onnxruntime_src/\S*:\d+ ", "", text)
+    text = re.sub(r"(library )/\S*/", r"\1", text)
+    return text[:600].rstrip(". ")
+
+
+@contextlib.contextmanager
+def _captured_stderr() -> Iterator[Any]:
+    """Capture file descriptor 2, C++ included; yields a function that returns the text afterwards."""
+    text: list[str] = []
+    with tempfile.TemporaryFile() as file:
+        sys.stderr.flush()
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lambda: "".join(text)
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            text.append(file.read().decode(errors="replace"))
+
+
+def input_specs(session: Any) -> tuple[InputSpec, ...]:
+    """The inputs a session must be fed (initializers that are also listed as inputs are not among them).
+
+    Raises:
+        ModelError: an input is not a numeric tensor.
+    """
+    return tuple(
+        InputSpec(value.name, tuple(value.shape), _dtype_of(value.name, value.type))
+        for value in session.get_inputs()
+    )
+
+
+def network_specs(network: Network) -> tuple[InputSpec, ...]:
+    """The inputs of a loaded network that must be fed, with its concrete shapes.
+
+    Raises:
+        ModelError: an input is not a numeric tensor.
+    """
+    graph = network.model.graph
+    specs = []
+    for value in graph.inputs:
+        if value.name is None or value.name in graph.initializers:
+            continue
+        if value.dtype is None or not hasattr(value.dtype, "numpy"):
+            raise ModelError(
+                f"Input {value.name!r} has no tensor type; only numeric tensor inputs can be fed."
+            )
+        try:
+            dtype = np.dtype(value.dtype.numpy())
+        except TypeError as error:
+            raise ModelError(
+                f"Input {value.name!r} is {value.dtype}; only numeric inputs can be fed."
+            ) from error
+        specs.append(InputSpec(value.name, tuple(network.input_shapes[value.name]), dtype))
+    return tuple(specs)
+
+
+def _dtype_of(name: str, kind: str) -> np.dtype[Any]:
+    if kind not in _DTYPES:
+        raise ModelError(f"Input {name!r} is {kind}; only numeric tensor inputs can be fed.")
+    return _DTYPES[kind]
+
+
+def concrete_shape(
+    spec: InputSpec, sizes: Mapping[str, int] | None = None, batch: int = 1
+) -> tuple[int, ...]:
+    """A spec's shape with dynamic dimensions filled: by name from `sizes`, axis 0 with `batch`, else 1."""
+    known = sizes or {}
+    return tuple(
+        dim if isinstance(dim, int) else known.get(dim or "", batch if axis == 0 else 1)
+        for axis, dim in enumerate(spec.shape)
+    )
+
+
+def random_inputs(
+    network: Network,
+    rng: np.random.Generator,
+    scale: float = 1.0,
+    sizes: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, Array]:
+    """Feeds for a network: `random_array` for every input, at `sizes[name]` or else the network's own shapes.
+
+    Raises:
+        ModelError: an input is not a numeric tensor.
+    """
+    given = sizes or {}
+    return {
+        spec.name: random_array(spec, given.get(spec.name, network.input_shapes[spec.name]), rng, scale)
+        for spec in network_specs(network)
+    }
+
+
+def random_array(
+    spec: InputSpec, shape: Sequence[int], rng: np.random.Generator, scale: float = 1.0
+) -> Array:
+    """Normal values of standard deviation `scale` for floats, 0 .. 255 for 8-bit, 0 or 1 for other integers.
+
+    Wider integers are mostly ids and flags, where only small values are safe.
+    """
+    size = tuple(shape)
+    if spec.dtype.kind in "iu":
+        high = 256 if spec.dtype == np.uint8 else 128 if spec.dtype == np.int8 else 2
+        return rng.integers(0, high, size=size).astype(spec.dtype)
+    if spec.dtype.kind == "b":
+        return rng.integers(0, 2, size=size).astype(np.bool_)
+    return (scale * rng.standard_normal(size)).astype(spec.dtype)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what executes models, for records."""
+    import onnx
+    import onnxruntime as ort
+
+    return {"onnxruntime": str(ort.__version__), "onnx": str(onnx.__version__), "numpy": np.__version__}
+
+
+def model_label(model: str | os.PathLike[str]) -> str:
+    """A file's name without its folder, for tables."""
+    return Path(model).name
