@@ -1,95 +1,34 @@
 """A model as a read-only view: prunable weights, how each node lays them out, shapes, names.
 
-The graph stays the user's own (`Network.model`); nothing here changes it. Every array in genetics, counting and
-liveness is looked at in one canonical layout, (outputs O, inputs per group I, taps K), whatever the operator.
+The graph stays the user's own (`Network.model`); nothing here changes it. Every array in genetics, counting
+and liveness is looked at in one canonical layout, (outputs O, inputs per group I, taps K), whatever the operator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-Dim = int | str | None
-Array = NDArray[np.generic]
+from evonnx.errors import ModelError
+from evonnx.onnx_io import constant_tensor, constant_values, load_model, model_label, node_labels
+from evonnx.shapes import Dim, infer_shapes
+from evonnx.weights import Array, Relayout, Unprunable, Weight, WeightUse, find_weights
 
-
-@dataclass(frozen=True)
-class Relayout:
-    """One constant relayout between an initializer and the operand a node reads: a Reshape or a Transpose."""
-
-    kind: str
-    """"reshape" or "transpose"."""
-    argument: tuple[int, ...]
-    """The target shape of a reshape (no -1, no 0), or the permutation of a transpose."""
-    source_shape: tuple[int, ...]
-    """Shape before this step."""
-
-
-@dataclass(frozen=True)
-class WeightUse:
-    """One node that reads a prunable weight."""
-
-    node: ir.Node
-    node_label: str
-    """The node's name, or `OpType#position` where the file gives none."""
-    op_type: str
-    input_index: int
-    """Which input of the node is the weight."""
-    relayouts: tuple[Relayout, ...]
-    """Steps from the initializer to the node's operand, in order; empty for most models."""
-
-
-@dataclass(frozen=True)
-class Weight:
-    """One prunable initializer (or Constant node): one set of synapses, counted once however often it is read.
-
-    The canonical view has shape (O, I, K): O output channels in total, I input channels *per group*, K taps
-    (kernel positions; 1 for Gemm and MatMul). Output o belongs to group o // (O // groups).
-    """
-
-    name: str
-    """The tensor's name in the graph."""
-    shape: tuple[int, ...]
-    """Shape of the tensor as stored."""
-    dtype: ir.DataType
-    uses: tuple[WeightUse, ...]
-    """At least one; the first defines the canonical view."""
-    groups: int
-    outputs: int
-    inputs_per_group: int
-    taps: int
-    is_convolution: bool
-    """Conv or ConvTranspose: its (o, i) slices are 2-D kernels in the paper's sense."""
-    macs_per_tap: float | None = None
-    """Multiply-accumulates each synapse costs per inference with a batch of 1 (output positions);
-    None where shapes are not known."""
-    operand_shape: tuple[int, ...] = ()
-    """Shape after the relayouts of the first use: what the node sees."""
-    output_axis: int = 0
-    """Axis of the operand that carries output channels (for ConvTranspose: O / groups of them)."""
-    input_axis: int = 1
-    """Axis of the operand that carries input channels (for ConvTranspose: all groups' inputs)."""
-
-    def to_canonical(self, stored: Array) -> Array:
-        """The (O, I, K) view (a copy where strides cannot express it) of an array in the stored layout."""
-        raise NotImplementedError
-
-    def from_canonical(self, canonical: Array) -> Array:
-        """The stored layout of an (O, I, K) array: inverse of `to_canonical`."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Unprunable:
-    """A weight that is seen and left alone, with the reason."""
-
-    name: str
-    node_label: str
-    reason: str
+__all__ = [
+    "Array",
+    "Dim",
+    "Network",
+    "Relayout",
+    "Unprunable",
+    "Weight",
+    "WeightUse",
+    "load_network",
+    "network_of",
+]
 
 
 @dataclass(frozen=True)
@@ -107,10 +46,69 @@ class Network:
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Concrete shapes for every graph input, symbolic dimensions filled (from the user, else 1)."""
 
+    shapes: Mapping[str, tuple[Dim, ...]] = field(default_factory=dict)
+    """Concrete shape by tensor name for `input_shapes`; None where a dimension is not known. Tensors of unknown
+    rank are missing. The declared, symbolic shapes stay in each `ir.Value.shape`."""
+
     def array(self, name: str) -> Array:
-        """The stored array of an initializer or Constant node, by tensor name."""
-        raise NotImplementedError
+        """The stored array of an initializer or Constant node, by tensor name.
+
+        Raises:
+            ModelError: no constant has that name.
+        """
+        tensor = constant_tensor(self._constants.get(name))
+        if tensor is None:
+            raise ModelError(f"{self.source} has no initializer or Constant node named {name!r}.")
+        return tensor.numpy()
 
     def canonical(self, name: str) -> Array:
         """`weights[name].to_canonical(array(name))`."""
-        raise NotImplementedError
+        return self.weights[name].to_canonical(self.array(name))
+
+    def label(self, node: ir.Node) -> str:
+        """`onnx_io.model_label` of a node of the main graph, looked up."""
+        return self._labels.get(node) or model_label(node)
+
+    @cached_property
+    def _constants(self) -> dict[str, ir.Value]:
+        return {name: value for name, value, _ in constant_values(self.model)}
+
+    @cached_property
+    def _labels(self) -> dict[ir.Node, str]:
+        return node_labels(self.model.graph)
+
+
+def load_network(
+    path: str | os.PathLike[str], input_shapes: Mapping[str, Sequence[int]] | None = None
+) -> Network:
+    """Read a file and find its prunable weights.
+
+    Args:
+        path: the ONNX file.
+        input_shapes: concrete shapes for graph inputs with symbolic dimensions, by input name.
+
+    Raises:
+        ModelError: as `onnx_io.load_model`; an input shape does not fit; a prunable weight is not finite.
+    """
+    return network_of(load_model(path), os.fspath(path), input_shapes)
+
+
+def network_of(
+    model: ir.Model, source: str, input_shapes: Mapping[str, Sequence[int]] | None = None
+) -> Network:
+    """As `load_network`, of a model in memory. Constant subgraphs that feed weights are folded in a clone.
+
+    Raises:
+        ModelError: an input shape does not fit; a prunable weight is not finite.
+    """
+    inference = infer_shapes(model, source, input_shapes)
+    weights, unprunable = find_weights(model, inference.shapes, inference.batch, source)
+    return Network(
+        model=model,
+        source=source,
+        weights=weights,
+        unprunable=unprunable,
+        notes=inference.notes,
+        input_shapes=inference.input_shapes,
+        shapes=inference.shapes,
+    )

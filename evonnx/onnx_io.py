@@ -1,0 +1,361 @@
+"""ONNX files in and out: read with every check that a stranger's file needs, written atomically.
+
+Files are not trusted. `load_model` looks at sizes, names and external data before anything is allocated, and
+every refusal is a `ModelError` that names the file. Weights in external files stay there, memory-mapped on use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError, EncodeError
+from numpy.typing import NDArray
+
+from evonnx.errors import ModelError
+from evonnx.onnx_checks import check_proto
+
+OLDEST_OPSET = 7
+"""onnxruntime guarantees nothing below it."""
+_SURE_OPSET, _SURE_IR = 21, 10
+"""Accepted by every onnxruntime this package allows, so no probe is needed up to here."""
+_EXTERNAL_FROM_BYTES = 1_500_000_000
+"""Above this, weights go beside the file: a protobuf message ends at 2 GB."""
+_VALUE_INFO = "evonnx.value_info"
+"""Marks (in `ir.Value.meta`, never in a file) an initializer whose value_info the user wrote."""
+_DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+def load_model(path: str | os.PathLike[str]) -> ir.Model:
+    """Read an ONNX file.
+
+    External data must lie in the model's folder; it is checked for size here and mapped when touched.
+
+    Raises:
+        ModelError: the file is missing, not ONNX, truncated, too new for the installed onnxruntime, has missing
+            or misplaced external data, tensors whose data does not fit their shape, duplicate names or a cycle.
+    """
+    file = Path(path)
+    proto = _parse(file)
+    _check_versions(proto, file)
+    check_proto(proto, file)
+    try:
+        model = ir.from_proto(proto)
+    except Exception as error:  # onnx_ir raises many kinds; all of them mean that the file is unusable
+        raise ModelError(
+            f"{file} cannot be read as an ONNX model: {_first_line(error)}. Export it again."
+        ) from error
+    ir.external_data.set_base_dir(model.graph, file.absolute().parent)
+    for function in model.functions.values():
+        ir.external_data.set_base_dir(function.graph, file.absolute().parent)
+    _mark_value_info(model, proto)
+    return model
+
+
+def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
+    """Write a model atomically and deterministically; the model itself is not changed.
+
+    Weights are stored inside the file, also where they came from an external one; above about 1.5 GB they
+    go to `<file name>.data` beside it. No path of this machine is written.
+
+    Raises:
+        ModelError: the file cannot be written.
+    """
+    file = Path(path)
+    try:
+        if _data_bytes(model) > _EXTERNAL_FROM_BYTES:
+            model = model.clone()
+            ir.external_data.unload_from_model(
+                model, file.absolute().parent, f"{file.name}.data", size_threshold_bytes=1024
+            )
+            _write_atomically(
+                file, _proto_of(model, keep_external=True).SerializeToString(deterministic=True)
+            )
+        else:
+            _write_atomically(file, to_bytes(model))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ModelError(
+            f"Cannot write {file}: {reason}. Choose another output path or free some space."
+        ) from error
+
+
+def to_bytes(model: ir.Model) -> bytes:
+    """The serialized model with all its weights inside: what `save_model` writes for models below 1.5 GB.
+
+    Raises:
+        ModelError: the model exceeds the 2 GB of a protobuf message.
+    """
+    try:
+        return _proto_of(model, keep_external=False).SerializeToString(deterministic=True)
+    except (EncodeError, ValueError) as error:
+        raise ModelError(
+            "The model exceeds 2 GB, the limit of a single ONNX message; save it to a file."
+        ) from error
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Hold a file to the ONNX standard: the full checker, which includes strict shape and type inference.
+
+    Some real models fail this as given and still run; compare an offspring's verdict with its ancestor's.
+
+    Raises:
+        ModelError: the checker or shape inference refuses the file.
+    """
+    file = Path(path)
+    try:
+        onnx.checker.check_model(os.fspath(file), full_check=True)
+    except Exception as error:  # ValidationError, InferenceError, DecodeError, OSError: all are verdicts here
+        raise ModelError(f"{file} fails the ONNX checker: {_first_line(error)}.") from error
+
+
+def model_label(node: ir.Node) -> str:
+    """What to call a node in messages: its name, or `OpType#position` in its graph where it has none."""
+    if node.name:
+        return node.name
+    graph = node.graph
+    position = next((i for i, other in enumerate(graph) if other is node), 0) if graph is not None else 0
+    return f"{node.op_type}#{position}"
+
+
+def node_labels(graph: ir.Graph) -> dict[ir.Node, str]:
+    """`model_label` of every node of a graph (subgraphs not included), in one pass."""
+    return {node: node.name or f"{node.op_type}#{position}" for position, node in enumerate(graph)}
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor behind an initializer or the output of a Constant node; None for any other value."""
+    if value is None:
+        return None
+    if value.is_initializer():
+        return value.const_value
+    node = value.producer()
+    if node is None or node.op_type != "Constant" or node.domain not in _DEFAULT_DOMAINS:
+        return None
+    for name, attribute in node.attributes.items():
+        if name == "value":
+            return attribute.as_tensor()
+        if name in ("value_float", "value_floats"):
+            return ir.tensor(np.asarray(attribute.value, dtype=np.float32), name=value.name)
+        if name in ("value_int", "value_ints"):
+            return ir.tensor(np.asarray(attribute.value, dtype=np.int64), name=value.name)
+    return None
+
+
+def constant_values(model: ir.Model) -> Iterator[tuple[str, ir.Value, ir.TensorProtocol]]:
+    """(name, value, tensor) of every initializer and Constant node of the main graph, in graph order."""
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None:
+            yield name, value, value.const_value
+    for node in model.graph:
+        if node.op_type == "Constant":
+            value = node.outputs[0]
+            tensor = constant_tensor(value)
+            if value.name and tensor is not None:
+                yield value.name, value, tensor
+
+
+def initializer_arrays(model: ir.Model) -> dict[str, NDArray[np.generic]]:
+    """Every constant of the main graph by tensor name, initializer or Constant node, as stored (do not write)."""
+    return {name: tensor.numpy() for name, _, tensor in constant_values(model) if not _is_string(tensor)}
+
+
+def set_array(model: ir.Model, name: str, array: NDArray[np.generic]) -> None:
+    """Replace the data of an initializer or Constant node, in place; the shape may change, the dtype may not.
+
+    Raises:
+        ModelError: the model has no such constant, or the dtype differs.
+    """
+    value = find_constant(model, name)
+    tensor = constant_tensor(value)
+    if value is None or tensor is None:
+        raise ModelError(f"The model has no initializer or Constant node named {name!r}.")
+    if array.dtype != tensor.dtype.numpy():
+        raise ModelError(
+            f"{name!r} is stored as {tensor.dtype.name}; an array of {array.dtype} cannot replace it."
+        )
+    fresh = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), dtype=tensor.dtype, name=name)
+    if value.is_initializer():
+        value.const_value = fresh
+        value.shape = ir.Shape(array.shape)
+        return
+    node = value.producer()
+    assert node is not None
+    node.attributes.clear()
+    node.attributes["value"] = ir.AttrTensor("value", fresh)
+    if value.shape is not None:
+        value.shape = ir.Shape(array.shape)
+
+
+def find_constant(model: ir.Model, name: str) -> ir.Value | None:
+    """The value of an initializer or Constant node of the main graph, by tensor name."""
+    value = model.graph.initializers.get(name)
+    if value is not None:
+        return value
+    for node in model.graph:
+        if node.op_type == "Constant" and node.outputs[0].name == name:
+            return node.outputs[0]
+    return None
+
+
+def newest_supported() -> tuple[int, int]:
+    """(opset, IR version): the newest that the installed onnxruntime loads, found by asking it."""
+    return _newest("opset"), _newest("ir")
+
+
+@functools.cache
+def _newest(what: str) -> int:
+    version = _SURE_OPSET if what == "opset" else _SURE_IR
+    while (
+        _runtime_accepts(version + 1, _SURE_IR)
+        if what == "opset"
+        else _runtime_accepts(_SURE_OPSET, version + 1)
+    ):
+        version += 1
+    return version
+
+
+def _runtime_accepts(opset: int, ir_version: int) -> bool:
+    # Imported here: only files newer than every allowed onnxruntime need the question asked.
+    import onnxruntime
+
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])],
+        "probe",
+        [value("x", onnx.TensorProto.FLOAT, [1])],
+        [value("y", onnx.TensorProto.FLOAT, [1])],
+    )
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=ir_version
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception:  # onnxruntime's error classes are private; refusal is the answer sought
+        return False
+    return True
+
+
+def _parse(file: Path) -> onnx.ModelProto:
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{file} does not exist; check the path of the model.") from None
+    except IsADirectoryError:
+        raise ModelError(f"{file} is a folder; give the .onnx file inside it.") from None
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
+    if not data:
+        raise ModelError(f"{file} is empty; it holds no ONNX model. Download or export it again.")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError as error:
+        raise ModelError(
+            f"{file} is not an ONNX file, or is truncated ({len(data)} bytes do not parse). "
+            "Download or export it again."
+        ) from error
+    if not proto.HasField("graph") or not proto.ir_version:
+        raise ModelError(f"{file} is not an ONNX file: it holds no graph. Check that this is the right file.")
+    return proto
+
+
+def _check_versions(proto: onnx.ModelProto, file: Path) -> None:
+    opset = max((o.version for o in proto.opset_import if o.domain in _DEFAULT_DOMAINS), default=0)
+    if opset and opset < OLDEST_OPSET:
+        raise ModelError(
+            f"{file} uses opset {opset}; onnxruntime supports {OLDEST_OPSET} and newer. "
+            "Convert it with onnx.version_converter, or export it again."
+        )
+    if opset > _SURE_OPSET and opset > (newest := _newest("opset")):
+        raise ModelError(
+            f"{file} uses opset {opset}; the newest that the installed onnxruntime loads is {newest}. "
+            f"Export it with opset {newest} or older, or install a newer onnxruntime."
+        )
+    if proto.ir_version > _SURE_IR and proto.ir_version > (newest := _newest("ir")):
+        raise ModelError(
+            f"{file} has IR version {proto.ir_version}; the newest that the installed onnxruntime loads "
+            f"is {newest}. Save it with IR version {newest} or older, or install a newer onnxruntime."
+        )
+
+
+def _mark_value_info(model: ir.Model, proto: onnx.ModelProto) -> None:
+    declared = {info.name for info in proto.graph.value_info}
+    for name, value in model.graph.initializers.items():
+        if name in declared:
+            value.meta[_VALUE_INFO] = True
+
+
+def _proto_of(model: ir.Model, *, keep_external: bool) -> onnx.ModelProto:
+    if not keep_external and any(_external(tensor) for tensor in _tensors(model)):
+        model = model.clone()
+        ir.external_data.load_to_model(model)
+    proto = ir.to_proto(model)
+    kept = {n for g in model.graphs() for n, v in g.initializers.items() if _VALUE_INFO in v.meta}
+    _drop_added_value_info(proto.graph, kept)
+    return proto
+
+
+def _drop_added_value_info(graph: onnx.GraphProto, kept: set[str]) -> None:
+    """onnx_ir writes value_info for every initializer; keep only what the user's file had."""
+    added = {tensor.name for tensor in graph.initializer} - kept
+    infos = [info for info in graph.value_info if info.name not in added]
+    if len(infos) != len(graph.value_info):
+        del graph.value_info[:]
+        graph.value_info.extend(infos)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _drop_added_value_info(attribute.g, kept)
+            for subgraph in attribute.graphs:
+                _drop_added_value_info(subgraph, kept)
+
+
+def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+        for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                    yield attribute.as_tensor()
+
+
+def _data_bytes(model: ir.Model) -> int:
+    return sum(tensor.nbytes for tensor in _tensors(model) if not _is_string(tensor))
+
+
+def _external(tensor: ir.TensorProtocol) -> bool:
+    return isinstance(tensor, ir.ExternalTensor)
+
+
+def _is_string(tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype == ir.DataType.STRING
+
+
+def _write_atomically(file: Path, data: bytes) -> None:
+    """Beside the target, flushed, then renamed: the target is always the old file or the whole new one."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(file)
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]

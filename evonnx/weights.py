@@ -1,0 +1,510 @@
+"""Prunable weights of a graph: which constants are synapses, and how each node lays them out.
+
+Algebra: operand of shape (...) -> canonical (O, I, K), by operator
+    Conv            input 1, (O, I, k...)            outputs on axis 0, inputs per group on axis 1
+    ConvTranspose   input 1, (groups * I, O / groups, k...)          outputs on axis 1, inputs on axis 0
+    Gemm            input 1, (I, O), or (O, I) with transB; input 0, (O, I), or (I, O) with transA
+    MatMul          input 1, (batch..., I, O); input 0, (batch..., O, I); batch dimensions become taps
+A weight may reach its node through Reshape, Transpose, Squeeze, Unsqueeze, Flatten and Identity (`Relayout`).
+Everything else that looks like a weight is listed as `Unprunable`, with the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from evonnx.errors import ModelError
+from evonnx.onnx_io import constant_tensor, model_label, node_labels
+from evonnx.shapes import Dim
+
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class Relayout:
+    """One constant relayout between an initializer and the operand a node reads: a Reshape or a Transpose."""
+
+    kind: str
+    """"reshape" or "transpose"."""
+    argument: tuple[int, ...]
+    """The target shape of a reshape (no -1, no 0), or the permutation of a transpose."""
+    source_shape: tuple[int, ...]
+    """Shape before this step."""
+
+
+@dataclass(frozen=True)
+class WeightUse:
+    """One node that reads a prunable weight."""
+
+    node: ir.Node
+    node_label: str
+    """The node's name, or `OpType#position` where the file gives none."""
+    op_type: str
+    input_index: int
+    """Which input of the node is the weight."""
+    relayouts: tuple[Relayout, ...]
+    """Steps from the initializer to the node's operand, in order; empty for most models."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One prunable initializer (or Constant node): one set of synapses, counted once however often read.
+
+    The canonical view has shape (O, I, K): O output channels in total, I input channels *per group*, K taps
+    (kernel positions; 1 for Gemm and MatMul). Output o belongs to group o // (O // groups).
+    """
+
+    name: str
+    """The tensor's name in the graph."""
+    shape: tuple[int, ...]
+    """Shape of the tensor as stored."""
+    dtype: ir.DataType
+    uses: tuple[WeightUse, ...]
+    """At least one; the first defines the canonical view."""
+    groups: int
+    outputs: int
+    inputs_per_group: int
+    taps: int
+    is_convolution: bool
+    """Conv or ConvTranspose: its (o, i) slices are 2-D kernels in the paper's sense."""
+    macs_per_tap: float | None = None
+    """Multiply-accumulates each synapse costs per inference with a batch of 1 (output positions);
+    None where shapes are not known."""
+    operand_shape: tuple[int, ...] = ()
+    """Shape after the relayouts of the first use: what the node sees."""
+    output_axis: int = 0
+    """Axis of the operand that carries output channels (for ConvTranspose: O / groups of them)."""
+    input_axis: int = 1
+    """Axis of the operand that carries input channels (for ConvTranspose: all groups' inputs)."""
+
+    def to_canonical(self, stored: Array) -> Array:
+        """The (O, I, K) view (a copy where strides cannot express it) of an array in the stored layout."""
+        operand = stored
+        for step in self.uses[0].relayouts:
+            operand = (
+                operand.reshape(step.argument) if step.kind == "reshape" else operand.transpose(step.argument)
+            )
+        moved = operand.transpose(self._axes())
+        if not self._is_transposed_convolution():
+            return moved.reshape(self.outputs, self.inputs_per_group, self.taps)
+        # Stored (g * I, O / g, K): the input axis runs over groups, the output axis within one.
+        split = moved.reshape(self.outputs // self.groups, self.groups, self.inputs_per_group, self.taps)
+        return split.swapaxes(0, 1).reshape(self.outputs, self.inputs_per_group, self.taps)
+
+    def from_canonical(self, canonical: Array) -> Array:
+        """The stored layout of an (O, I, K) array: inverse of `to_canonical`."""
+        moved = canonical
+        if self._is_transposed_convolution():
+            split = moved.reshape(self.groups, self.outputs // self.groups, self.inputs_per_group, self.taps)
+            moved = split.swapaxes(0, 1)
+        axes = self._axes()
+        operand = moved.reshape([self.operand_shape[axis] for axis in axes]).transpose(np.argsort(axes))
+        for step in reversed(self.uses[0].relayouts):
+            if step.kind == "reshape":
+                operand = operand.reshape(step.source_shape)
+            else:
+                operand = operand.transpose(np.argsort(step.argument))
+        return operand
+
+    def _axes(self) -> tuple[int, ...]:
+        """The operand's axes with outputs first, inputs second, taps last."""
+        first = (self.output_axis, self.input_axis)
+        return (*first, *(axis for axis in range(len(self.operand_shape)) if axis not in first))
+
+    def _is_transposed_convolution(self) -> bool:
+        return self.uses[0].op_type == "ConvTranspose"
+
+
+@dataclass(frozen=True)
+class Unprunable:
+    """A weight that is seen and left alone, with the reason."""
+
+    name: str
+    node_label: str
+    reason: str
+
+
+_PORTS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1, 0), "MatMul": (1, 0)}
+"""Inputs that may hold a prunable weight, the usual one first."""
+_OTHER_PORTS = {
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), ((1, 2), "recurrent weights are not clusters yet")),
+    **dict.fromkeys(("ConvInteger", "MatMulInteger"), ((1,), "integer weights are not synapses")),
+    **dict.fromkeys(("QLinearConv", "QLinearMatMul"), ((3,), "integer weights are not synapses")),
+    "Gather": ((0,), "an embedding table has no producing and consuming channels"),
+    "Einsum": ((0, 1), "Einsum operands are not clusters yet"),
+    "DeformConv": ((1,), "deformable convolutions are not clusters yet"),
+}
+_RELAYOUTS = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"))
+_FLOATS = frozenset((ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE))
+_FINITE_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an operand's numbers come from: a constant, and the steps from it to the operand."""
+
+    value: ir.Value
+    relayouts: tuple[Relayout, ...]
+
+
+def find_weights(
+    model: ir.Model, shapes: Mapping[str, tuple[Dim, ...]], batch: int, source: str
+) -> tuple[dict[str, Weight], tuple[Unprunable, ...]]:
+    """All prunable weights in graph order, and everything that looks like one and is not.
+
+    Args:
+        model: the graph.
+        shapes: concrete shapes by tensor name, for MACs.
+        batch: the batch those shapes were inferred for; MACs are stated per example.
+        source: the file, for messages.
+
+    Raises:
+        ModelError: a prunable weight holds NaN or infinite values.
+    """
+    labels = node_labels(model.graph)
+    uses: dict[str, list[WeightUse]] = {}
+    values: dict[str, ir.Value] = {}
+    unprunable: dict[str, Unprunable] = {}
+    for node in model.graph:
+        for index, refusal in _ports(node):
+            found = trace(node.inputs[index])
+            if found is None:
+                continue
+            name = found.value.name or ""
+            values.setdefault(name, found.value)
+            refusal = refusal or _refusal(found, node, index)
+            if refusal:
+                unprunable.setdefault(name, Unprunable(name, labels[node], refusal))
+            else:
+                use = WeightUse(node, labels[node], node.op_type, index, found.relayouts)
+                uses.setdefault(name, []).append(use)
+    weights: dict[str, Weight] = {}
+    for name, found_uses in uses.items():
+        if name in unprunable:
+            continue
+        reason = _reader_refusal(
+            values[name], {(use.node, use.input_index) for use in found_uses}, model.graph
+        )
+        weight = None if reason else _weight(name, values[name], tuple(found_uses), shapes, batch)
+        if weight is None:
+            reason = reason or "it is read in several layouts that do not agree on what an output is"
+            unprunable[name] = Unprunable(name, found_uses[0].node_label, reason)
+            continue
+        _require_finite(weight, values[name], source)
+        weights[name] = weight
+    nested = _nested_weights(model, labels)
+    return weights, (*unprunable.values(), *nested)
+
+
+def trace(value: ir.Value | None) -> Source | None:
+    """Follow an operand back through constant relayouts to an initializer or Constant node; None without one.
+
+    A DequantizeLinear of a constant counts as its source's last step and is refused by the caller.
+    """
+    steps: list[Relayout] = []
+    while value is not None:
+        if constant_tensor(value) is not None:
+            return Source(value, tuple(reversed(steps)))
+        node = value.producer()
+        if node is None or node.domain not in ("", "ai.onnx") or not node.inputs:
+            return None
+        if node.op_type == "DequantizeLinear":
+            value = node.inputs[0]
+            continue
+        if node.op_type not in _RELAYOUTS:
+            return None
+        before = static_shape(node.inputs[0])
+        if before is None:
+            return None
+        step = relayout_of(node, before)
+        if step is not None:
+            steps.append(step)
+        elif node.op_type not in ("Identity", "Cast"):
+            return None
+        value = node.inputs[0]
+    return None
+
+
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """Shape of a constant or of a relayout of constants; None for anything else."""
+    tensor = constant_tensor(value)
+    if tensor is not None:
+        return tuple(int(dim) for dim in tensor.shape.numpy())
+    node = value.producer() if value is not None else None
+    if node is None or not node.inputs or node.op_type not in (*_RELAYOUTS, "DequantizeLinear"):
+        return None
+    before = static_shape(node.inputs[0])
+    if before is None or node.op_type in ("Identity", "Cast", "DequantizeLinear"):
+        return before
+    step = relayout_of(node, before)
+    if step is None:
+        return None
+    return step.argument if step.kind == "reshape" else tuple(before[axis] for axis in step.argument)
+
+
+def relayout_of(node: ir.Node, before: tuple[int, ...]) -> Relayout | None:
+    """The step a relayout node makes of an array of shape `before`; None for Identity or a run-time shape."""
+    if node.op_type == "Transpose":
+        perm = node.attributes.get_ints("perm", tuple(reversed(range(len(before)))))
+        return Relayout("transpose", tuple(perm or ()), before)
+    target = _reshape_target(node, before)
+    return None if target is None else Relayout("reshape", target, before)
+
+
+def _reshape_target(node: ir.Node, before: tuple[int, ...]) -> tuple[int, ...] | None:
+    rank = len(before)
+    if node.op_type == "Flatten":
+        axis = node.attributes.get_int("axis", 1) or 0
+        axis = axis if axis >= 0 else axis + rank
+        return math.prod(before[:axis]), math.prod(before[axis:])
+    if node.op_type == "Reshape":
+        target = _integers(node, "shape")
+        return (
+            None
+            if target is None
+            else _resolve(target, before, bool(node.attributes.get_int("allowzero", 0)))
+        )
+    if node.op_type == "Squeeze":
+        axes = _integers(node, "axes")
+        if axes is None and len(node.inputs) > 1 and node.inputs[1] is not None:
+            return None
+        drop = (
+            {axis % rank for axis in axes}
+            if axes is not None
+            else {i for i, dim in enumerate(before) if dim == 1}
+        )
+        return tuple(dim for i, dim in enumerate(before) if i not in drop)
+    if node.op_type == "Unsqueeze":
+        axes = _integers(node, "axes")
+        if axes is None:
+            return None
+        after = rank + len(axes)
+        new, rest = {axis % after for axis in axes}, iter(before)
+        return tuple(1 if i in new else next(rest) for i in range(after))
+    return None
+
+
+def _integers(node: ir.Node, name: str) -> tuple[int, ...] | None:
+    """Integers given as an attribute (old opsets) or as a constant second input; None where unknown."""
+    if name in node.attributes:
+        return tuple(node.attributes[name].as_ints())
+    tensor = constant_tensor(node.inputs[1]) if len(node.inputs) > 1 else None
+    return None if tensor is None else tuple(int(i) for i in tensor.numpy().reshape(-1))
+
+
+def _resolve(target: tuple[int, ...], before: tuple[int, ...], allow_zero: bool) -> tuple[int, ...] | None:
+    dims = [
+        before[i] if dim == 0 and not allow_zero and i < len(before) else dim for i, dim in enumerate(target)
+    ]
+    if -1 in dims:
+        known = math.prod(dim for dim in dims if dim != -1)
+        if known == 0 or math.prod(before) % known:
+            return None
+        dims[dims.index(-1)] = math.prod(before) // known
+    return tuple(dims) if math.prod(dims) == math.prod(before) else None
+
+
+def _ports(node: ir.Node) -> list[tuple[int, str]]:
+    """(input index, reason why a constant there is not prunable or "") for a node."""
+    if node.domain not in ("", "ai.onnx"):
+        return [
+            (index, f"operator {node.domain}.{node.op_type} is not understood")
+            for index, value in enumerate(node.inputs)
+            if len(static_shape(value) or ()) > 1
+        ]
+    if node.op_type in _PORTS:
+        return [(index, "") for index in _PORTS[node.op_type] if index < len(node.inputs)]
+    indices, reason = _OTHER_PORTS.get(node.op_type, ((), ""))
+    return [
+        (index, reason) for index in indices if index < len(node.inputs) and _is_float(node.inputs[index])
+    ]
+
+
+def _is_float(value: ir.Value | None) -> bool:
+    tensor = constant_tensor(value)
+    return tensor is not None and (
+        tensor.dtype in _FLOATS or tensor.dtype in (ir.DataType.INT8, ir.DataType.UINT8)
+    )
+
+
+def _refusal(found: Source, node: ir.Node, index: int) -> str:
+    tensor = constant_tensor(found.value)
+    assert tensor is not None
+    if tensor.dtype not in _FLOATS:
+        return f"it is stored as {tensor.dtype.name}; only floating-point weights are synapses"
+    if tensor.size == 0:
+        return "it is empty"
+    rank = len(found.relayouts[-1].argument) if found.relayouts else len(tensor.shape)
+    if rank < 2:
+        return "a vector operand has no output channels"
+    other = node.inputs[1 - index] if node.op_type in ("Gemm", "MatMul") else None
+    return "both operands are constant" if other is not None and trace(other) is not None else ""
+
+
+def _reader_refusal(value: ir.Value, ports: set[tuple[ir.Node, int]], graph: ir.Graph) -> str:
+    """Why a constant must be left alone because of who else reads it; "" if all readers are weight ports."""
+    if value.is_graph_output():
+        return "it is also an output of the model"
+    for node, index in value.uses():
+        if (node, index) in ports:
+            continue
+        if node.graph is not graph:
+            return "it is also read inside a control-flow subgraph"
+        if node.op_type not in _RELAYOUTS or index != 0:
+            return f"it is also read by {model_label(node)} ({node.op_type}), which has no such channels"
+        reason = _reader_refusal(node.outputs[0], ports, graph)
+        if reason:
+            return reason
+    return ""
+
+
+def _weight(
+    name: str,
+    value: ir.Value,
+    uses: tuple[WeightUse, ...],
+    shapes: Mapping[str, tuple[Dim, ...]],
+    batch: int,
+) -> Weight | None:
+    """The weight as its first use sees it; None where another use sees other outputs, inputs or taps."""
+    tensor = constant_tensor(value)
+    assert tensor is not None
+    views = [_view(name, tensor, (use,), shapes, batch) for use in uses]
+    first = views[0]
+    if first is None:
+        return None
+    for view in views[1:]:
+        if view is None or not _same_view(first, view):
+            return None
+    per_tap = [view.macs_per_tap for view in views if view is not None]
+    macs = sum(m for m in per_tap if m is not None) if None not in per_tap else None
+    return dataclasses.replace(first, uses=uses, macs_per_tap=macs)
+
+
+def _same_view(a: Weight, b: Weight) -> bool:
+    if (a.outputs, a.inputs_per_group, a.taps, a.groups) != (b.outputs, b.inputs_per_group, b.taps, b.groups):
+        return False
+    ids = np.arange(math.prod(a.shape)).reshape(a.shape)
+    return bool(np.array_equal(a.to_canonical(ids), b.to_canonical(ids)))
+
+
+def _view(
+    name: str,
+    tensor: ir.TensorProtocol,
+    uses: tuple[WeightUse],
+    shapes: Mapping[str, tuple[Dim, ...]],
+    batch: int,
+) -> Weight | None:
+    use = uses[0]
+    stored = tuple(int(dim) for dim in tensor.shape.numpy())
+    operand = stored
+    for step in use.relayouts:
+        operand = step.argument if step.kind == "reshape" else tuple(operand[axis] for axis in step.argument)
+    output_axis, input_axis = _axes(use, len(operand))
+    groups = use.node.attributes.get_int("group", 1) or 1
+    outputs, inputs = operand[output_axis], operand[input_axis]
+    if use.op_type == "ConvTranspose":
+        outputs, inputs = outputs * groups, inputs // groups
+    if outputs % groups or (use.op_type in ("Gemm",) and len(operand) != 2):
+        return None
+    taps = math.prod(operand) // (operand[output_axis] * operand[input_axis])
+    return Weight(
+        name=name,
+        shape=stored,
+        dtype=tensor.dtype,
+        uses=uses,
+        groups=groups,
+        outputs=outputs,
+        inputs_per_group=inputs,
+        taps=taps,
+        is_convolution=use.op_type in ("Conv", "ConvTranspose"),
+        macs_per_tap=_macs_per_tap(use, outputs, inputs * groups, taps, shapes, batch),
+        operand_shape=operand,
+        output_axis=output_axis,
+        input_axis=input_axis,
+    )
+
+
+def _axes(use: WeightUse, rank: int) -> tuple[int, int]:
+    """(output axis, input axis) of the operand."""
+    if use.op_type == "Conv":
+        return 0, 1
+    if use.op_type == "ConvTranspose":
+        return 1, 0
+    rows_are_outputs = use.input_index == 0
+    if use.op_type == "Gemm":
+        flag = "transA" if use.input_index == 0 else "transB"
+        rows_are_outputs ^= bool(use.node.attributes.get_int(flag, 0))
+    return (rank - 2, rank - 1) if rows_are_outputs else (rank - 1, rank - 2)
+
+
+def _macs_per_tap(
+    use: WeightUse,
+    outputs: int,
+    inputs: int,
+    taps: int,
+    shapes: Mapping[str, tuple[Dim, ...]],
+    batch: int,
+) -> float | None:
+    """How often a weight is multiplied per example: output positions (input positions for ConvTranspose)."""
+    transposed = use.op_type == "ConvTranspose"
+    value = use.node.inputs[0] if transposed else use.node.outputs[0]
+    elements = 1
+    for dim in shapes.get((value.name if value is not None else None) or "", (None,)):
+        if not isinstance(dim, int):
+            return None
+        elements *= dim
+    per_position = inputs if transposed else outputs * (taps if use.op_type == "MatMul" else 1)
+    return elements / per_position / batch
+
+
+def _require_finite(weight: Weight, value: ir.Value, source: str) -> None:
+    tensor = constant_tensor(value)
+    assert tensor is not None
+    flat = tensor.numpy().reshape(-1)
+    for start in range(0, flat.size, _FINITE_CHUNK):
+        if not np.isfinite(flat[start : start + _FINITE_CHUNK]).all():
+            raise ModelError(
+                f"{source}: weight {weight.name!r} of node {weight.uses[0].node_label} holds NaN or infinite "
+                "values; such a model cannot be evolved. Train or export it again."
+            )
+
+
+def _nested_weights(model: ir.Model, labels: Mapping[ir.Node, str]) -> list[Unprunable]:
+    """Weights of subgraphs (If, Loop, Scan) and of local functions: seen, and left alone."""
+    found: list[Unprunable] = []
+    for node in model.graph:
+        for graph in _subgraphs(node):
+            reason = f"it is inside the {node.op_type} subgraph of node {labels[node]}"
+            found.extend(_all_ports(graph, labels[node], reason))
+    for function in model.functions.values():
+        found.extend(_all_ports(function.graph, function.name, f"it is inside function {function.name}"))
+    return list({(item.name, item.node_label): item for item in found}.values())
+
+
+def _all_ports(graph: ir.Graph, label: str, reason: str) -> list[Unprunable]:
+    found: list[Unprunable] = []
+    for node in graph:
+        for index, _ in _ports(node):
+            origin = trace(node.inputs[index])
+            if origin is not None and origin.value.name:
+                found.append(Unprunable(origin.value.name, label, reason))
+        for inner in _subgraphs(node):
+            found.extend(_all_ports(inner, label, reason))
+    return found
+
+
+def _subgraphs(node: ir.Node) -> list[ir.Graph]:
+    graphs: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            graphs.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            graphs.extend(attribute.as_graphs())
+    return graphs
