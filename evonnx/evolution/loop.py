@@ -40,8 +40,8 @@ def evolve(
     *,
     resume: bool = False,
     observer: Observer | None = None,
-) -> dict[str, Any]:
-    """Evolve a model and return the run's document (what run.json holds).
+) -> tuple[Path, dict[str, Any]]:
+    """Evolve a model; return the run directory and the run's document (what run.json holds).
 
     Args:
         model: the ancestor, an ONNX file.
@@ -81,7 +81,7 @@ def evolve(
         run["notes"].append(stopped)
         observer.note(stopped)
     _finish(setting, store, run, model, defaults)
-    return run
+    return store.folder, run
 
 
 def _generations(setting: Setting, store: RunStore, run: dict[str, Any], model: Path) -> str | None:

@@ -1,0 +1,183 @@
+"""`evonnx evolve`: the main job."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from evonnx.cli._common import (
+    Debug,
+    InputShapes,
+    Json,
+    Model,
+    Seed,
+    Threads,
+    alignment,
+    command,
+    console,
+    emit,
+    input_shapes,
+)
+
+if TYPE_CHECKING:
+    from evonnx.evolution import EvolveOptions
+
+
+class Levels(StrEnum):
+    """Which of eq. 1's factors acts."""
+
+    BOTH = "both"
+    CLUSTERS = "clusters"
+    SYNAPSES = "synapses"
+
+
+class Granularity(StrEnum):
+    """What a cluster is."""
+
+    CHANNEL = "channel"
+    FILTER = "filter"
+    KERNEL = "kernel"
+
+
+_PRESSURE = "How hard"
+_SELECTION = "Natural selection"
+_RETRAINING = "Retraining"
+
+
+@command
+def evolve(
+    model: Model,
+    gens: Annotated[int, typer.Option(min=1, max=99, help="Number of offspring.")] = 10,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Task file (TOML).", show_default="MODEL's name with .toml, else data-free distillation"),
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="Run directory.", show_default="runs/<model>-<date-time>")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    keep: Annotated[
+        float,
+        typer.Option(min=0.001, max=1, help="At most this share of the parent's synapses.", rich_help_panel=_PRESSURE),
+    ] = 0.8,
+    target: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6, max=1, help="Share of the ancestor's synapses to end at.", rich_help_panel=_PRESSURE
+        ),
+    ] = None,
+    best_effort: Annotated[
+        bool, typer.Option("--best-effort", help="Go as low as possible.", rich_help_panel=_PRESSURE)
+    ] = False,
+    levels: Annotated[
+        Levels | None,
+        typer.Option(help="Factors of eq. 1 that act.", show_default="the encoding's", rich_help_panel=_PRESSURE),
+    ] = None,
+    cluster_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Clusters' part of the pressure.", show_default="the encoding's", rich_help_panel=_PRESSURE
+        ),
+    ] = None,
+    clusters: Annotated[
+        Granularity | None,
+        typer.Option(help="What a cluster is.", show_default="the encoding's", rich_help_panel=_PRESSURE),
+    ] = None,
+    encoding: Annotated[
+        str, typer.Option(help="Genetic encoding; see `evonnx plugins`.", rich_help_panel=_PRESSURE)
+    ] = "adaptive",
+    align: Annotated[
+        str, typer.Option(help="Keep channel counts at multiples of this number.", rich_help_panel=_PRESSURE)
+    ] = "auto",
+    screen: Annotated[
+        int, typer.Option(min=1, help="Samples scored without retraining.", rich_help_panel=_SELECTION)
+    ] = 16,
+    offspring: Annotated[
+        int, typer.Option(min=1, help="Samples retrained per generation.", rich_help_panel=_SELECTION)
+    ] = 1,
+    max_drop: Annotated[
+        float,
+        typer.Option(min=0, help="Largest loss of score, in the metric's unit.", rich_help_panel=_SELECTION),
+    ] = 0.04,
+    adapter: Annotated[
+        str, typer.Option(help="Who retrains; see `evonnx plugins`.", rich_help_panel=_RETRAINING)
+    ] = "torch",
+    adapter_command: Annotated[
+        str | None,
+        typer.Option("--command", help="Program of the `command` adapter.", rich_help_panel=_RETRAINING),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=0, help="Epochs per generation.", show_default="the task's, else 1", rich_help_panel=_RETRAINING),
+    ] = None,
+    recovery_epochs: Annotated[
+        int | None,
+        typer.Option(min=0, help="Epochs at the end.", show_default="the task's, else 5", rich_help_panel=_RETRAINING),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Examples per step.", show_default="the adapter's", rich_help_panel=_RETRAINING),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(min=1e-9, help="Peak rate.", show_default="the adapter's", rich_help_panel=_RETRAINING),
+    ] = None,
+    input_shape: InputShapes = None,
+    threads: Threads = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Evolve MODEL over generations into a smaller, faster one.
+
+    The task is --task, else MODEL's name with .toml, else data-free self-distillation against MODEL itself. The run
+    directory is safe to kill; --resume with --out continues it to the same result.
+
+    \b
+    Examples:
+      evonnx evolve model.onnx --gens 10
+      evonnx evolve model.onnx --target 0.05 --epochs 2 --out runs/mine
+      evonnx evolve model.onnx --out runs/mine --target 0.05 --epochs 2 --resume
+      evonnx evolve model.onnx --adapter command --command "python train.py {model} {masks} {output}"
+    """
+    from rich.console import Console
+
+    from evonnx.cli._live import LiveObserver
+    from evonnx.evolution import EvolveOptions, Pressure, Retraining, Selection
+    from evonnx.evolution import evolve as run_evolution
+    from evonnx.report import render_terminal, write_report
+
+    options: EvolveOptions = EvolveOptions(
+        generations=gens,
+        seed=seed,
+        max_drop=max_drop,
+        threads=threads,
+        pressure=Pressure(
+            keep=keep,
+            target=target,
+            best_effort=best_effort,
+            levels=levels.value if levels else None,
+            cluster_share=cluster_share,
+            clusters=clusters.value if clusters else None,
+            encoding=encoding,
+            align=alignment(align),
+        ),
+        selection=Selection(screen=screen, offspring=offspring),
+        retraining=Retraining(
+            adapter=adapter,
+            adapter_options={"command": adapter_command} if adapter_command else {},
+            epochs=epochs,
+            recovery_epochs=recovery_epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+        ),
+        input_shapes=input_shapes(input_shape),
+    )
+    with LiveObserver(Console(stderr=True)) as observer:
+        folder, run = run_evolution(model, task, out, options, resume=resume, observer=observer)
+    write_report(folder)
+    if as_json:
+        emit({"run_directory": str(folder), **run})
+        return
+    render_terminal(run, console())
+    print(f"\n{folder}/best.onnx is the model to deploy; {folder}/report.html shows how it came about.")
