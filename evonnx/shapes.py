@@ -29,7 +29,7 @@ class Inference:
     shapes: Mapping[str, tuple[Dim, ...]]
     """By tensor name; None where a dimension is unknown; tensors of unknown rank are missing."""
     batch: int
-    """Leading dimension of the first input of rank 2 or more; 1 without one."""
+    """What the first input's leading dimension was set to where the model leaves it open, else 1."""
     notes: tuple[str, ...]
 
 
@@ -57,8 +57,7 @@ def infer_shapes(
     for name, value in model.graph.initializers.items():
         if value.const_value is not None:
             shapes[name] = tuple(int(dim) for dim in value.const_value.shape.numpy())
-    batch = next((shape[0] for shape in chosen.values() if len(shape) > 1), 1)
-    return Inference(chosen, shapes, max(1, batch), tuple(notes))
+    return Inference(chosen, shapes, _batch(model, chosen), tuple(notes))
 
 
 def model_inputs(model: ir.Model) -> list[ir.Value]:
@@ -120,6 +119,15 @@ def _filled(declared: list[int | None]) -> tuple[tuple[int, ...], bool]:
     return tuple(shape), any(dim is None for dim in declared[1:])
 
 
+def _batch(model: ir.Model, chosen: Mapping[str, tuple[int, ...]]) -> int:
+    for value in model_inputs(model):
+        shape = chosen.get(value.name or "", ())
+        if len(shape) > 1:
+            fixed = value.shape is not None and _known(value.shape[0]) is not None
+            return 1 if fixed else shape[0]
+    return 1
+
+
 def _known(dim: object) -> int | None:
     """A declared dimension as a size; None for a symbol, and for 0, which exporters write for "unknown"."""
     return dim if isinstance(dim, int) and dim > 0 else None
@@ -148,8 +156,8 @@ def _skeleton(model: ir.Model, chosen: Mapping[str, tuple[int, ...]]) -> onnx.Mo
             if name not in declared:
                 graph.inputs.append(value)
     for value in graph.inputs:
-        if value.name in chosen:
-            value.shape = ir.Shape(chosen[value.name])
+        if (value.name or "") in chosen:
+            value.shape = ir.Shape(chosen[value.name or ""])
     for node in graph:
         for output in node.outputs:
             output.shape = None
