@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import onnx_ir as ir
 
 from evonnx.errors import ModelError
-from evonnx.onnx_io import constant_tensor, constant_values, load_model, model_label, node_labels
+from evonnx.onnx_io import (
+    constant_tensor,
+    constant_values,
+    load_model,
+    model_label,
+    node_labels,
+    stored_bytes,
+    to_bytes,
+)
 from evonnx.shapes import Dim, infer_shapes
 from evonnx.weights import Array, Relayout, Unprunable, Weight, WeightUse, find_weights
 
@@ -49,6 +57,14 @@ class Network:
     shapes: Mapping[str, tuple[Dim, ...]] = field(default_factory=dict)
     """Concrete shape by tensor name for `input_shapes`; None where a dimension is not known. Tensors of unknown
     rank are missing. The declared, symbolic shapes stay in each `ir.Value.shape`."""
+
+    stored_bytes: int | None = None
+    """Size of the file with its external data; None for a model that was not read from a file."""
+
+    @cached_property
+    def file_bytes(self) -> int:
+        """Size of the file with its external data, or of the serialized model where there is no file."""
+        return len(to_bytes(self.model)) if self.stored_bytes is None else self.stored_bytes
 
     def array(self, name: str) -> Array:
         """The stored array of an initializer or Constant node, by tensor name.
@@ -90,7 +106,9 @@ def load_network(
     Raises:
         ModelError: as `onnx_io.load_model`; an input shape does not fit; a prunable weight is not finite.
     """
-    return network_of(load_model(path), os.fspath(path), input_shapes)
+    model = load_model(path)
+    network = network_of(model, os.fspath(path), input_shapes)
+    return replace(network, stored_bytes=stored_bytes(path, model))
 
 
 def network_of(

@@ -93,7 +93,8 @@ def to_bytes(model: ir.Model) -> bytes:
         ModelError: the model exceeds the 2 GB of a protobuf message.
     """
     try:
-        return _proto_of(model, keep_external=False).SerializeToString(deterministic=True)
+        data: bytes = _proto_of(model, keep_external=False).SerializeToString(deterministic=True)
+        return data
     except (EncodeError, ValueError) as error:
         raise ModelError(
             "The model exceeds 2 GB, the limit of a single ONNX message; save it to a file."
@@ -202,6 +203,17 @@ def find_constant(model: ir.Model, name: str) -> ir.Value | None:
         if node.op_type == "Constant" and node.outputs[0].name == name:
             return node.outputs[0]
     return None
+
+
+def stored_parameters(model: ir.Model) -> int:
+    """Elements of all floating-point constants, zeros included, those of subgraphs and functions too."""
+    return sum(tensor.size for tensor in _tensors(model) if tensor.dtype.is_floating_point())
+
+
+def stored_bytes(path: str | os.PathLike[str], model: ir.Model) -> int:
+    """Size of a model's file and of its tensors in external files."""
+    outside = sum(tensor.nbytes for tensor in _tensors(model) if _external(tensor))
+    return Path(path).stat().st_size + outside
 
 
 def newest_supported() -> tuple[int, int]:

@@ -15,6 +15,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -22,21 +23,11 @@ from numpy.typing import NDArray
 
 from evonnx.errors import ModelError
 from evonnx.onnx_io import constant_tensor, model_label, node_labels
+from evonnx.relayouts import RELAYOUTS, Relayout, Source, static_shape, trace
 from evonnx.shapes import Dim
 
 Array = NDArray[np.generic]
-
-
-@dataclass(frozen=True)
-class Relayout:
-    """One constant relayout between an initializer and the operand a node reads: a Reshape or a Transpose."""
-
-    kind: str
-    """"reshape" or "transpose"."""
-    argument: tuple[int, ...]
-    """The target shape of a reshape (no -1, no 0), or the permutation of a transpose."""
-    source_shape: tuple[int, ...]
-    """Shape before this step."""
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -84,7 +75,7 @@ class Weight:
     input_axis: int = 1
     """Axis of the operand that carries input channels (for ConvTranspose: all groups' inputs)."""
 
-    def to_canonical(self, stored: Array) -> Array:
+    def to_canonical(self, stored: NDArray[Scalar]) -> NDArray[Scalar]:
         """The (O, I, K) view (a copy where strides cannot express it) of an array in the stored layout."""
         operand = stored
         for step in self.uses[0].relayouts:
@@ -98,7 +89,7 @@ class Weight:
         split = moved.reshape(self.outputs // self.groups, self.groups, self.inputs_per_group, self.taps)
         return split.swapaxes(0, 1).reshape(self.outputs, self.inputs_per_group, self.taps)
 
-    def from_canonical(self, canonical: Array) -> Array:
+    def from_canonical(self, canonical: NDArray[Scalar]) -> NDArray[Scalar]:
         """The stored layout of an (O, I, K) array: inverse of `to_canonical`."""
         moved = canonical
         if self._is_transposed_convolution():
@@ -141,17 +132,8 @@ _OTHER_PORTS = {
     "Einsum": ((0, 1), "Einsum operands are not clusters yet"),
     "DeformConv": ((1,), "deformable convolutions are not clusters yet"),
 }
-_RELAYOUTS = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"))
 _FLOATS = frozenset((ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE))
 _FINITE_CHUNK = 1 << 22
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where an operand's numbers come from: a constant, and the steps from it to the operand."""
-
-    value: ir.Value
-    relayouts: tuple[Relayout, ...]
 
 
 def find_weights(
@@ -203,114 +185,6 @@ def find_weights(
     return weights, (*unprunable.values(), *nested)
 
 
-def trace(value: ir.Value | None) -> Source | None:
-    """Follow an operand back through constant relayouts to an initializer or Constant node; None without one.
-
-    A DequantizeLinear of a constant counts as its source's last step and is refused by the caller.
-    """
-    steps: list[Relayout] = []
-    while value is not None:
-        if constant_tensor(value) is not None:
-            return Source(value, tuple(reversed(steps)))
-        node = value.producer()
-        if node is None or node.domain not in ("", "ai.onnx") or not node.inputs:
-            return None
-        if node.op_type == "DequantizeLinear":
-            value = node.inputs[0]
-            continue
-        if node.op_type not in _RELAYOUTS:
-            return None
-        before = static_shape(node.inputs[0])
-        if before is None:
-            return None
-        step = relayout_of(node, before)
-        if step is not None:
-            steps.append(step)
-        elif node.op_type not in ("Identity", "Cast"):
-            return None
-        value = node.inputs[0]
-    return None
-
-
-def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
-    """Shape of a constant or of a relayout of constants; None for anything else."""
-    tensor = constant_tensor(value)
-    if tensor is not None:
-        return tuple(int(dim) for dim in tensor.shape.numpy())
-    node = value.producer() if value is not None else None
-    if node is None or not node.inputs or node.op_type not in (*_RELAYOUTS, "DequantizeLinear"):
-        return None
-    before = static_shape(node.inputs[0])
-    if before is None or node.op_type in ("Identity", "Cast", "DequantizeLinear"):
-        return before
-    step = relayout_of(node, before)
-    if step is None:
-        return None
-    return step.argument if step.kind == "reshape" else tuple(before[axis] for axis in step.argument)
-
-
-def relayout_of(node: ir.Node, before: tuple[int, ...]) -> Relayout | None:
-    """The step a relayout node makes of an array of shape `before`; None for Identity or a run-time shape."""
-    if node.op_type == "Transpose":
-        perm = node.attributes.get_ints("perm", tuple(reversed(range(len(before)))))
-        return Relayout("transpose", tuple(perm or ()), before)
-    target = _reshape_target(node, before)
-    return None if target is None else Relayout("reshape", target, before)
-
-
-def _reshape_target(node: ir.Node, before: tuple[int, ...]) -> tuple[int, ...] | None:
-    rank = len(before)
-    if node.op_type == "Flatten":
-        axis = node.attributes.get_int("axis", 1) or 0
-        axis = axis if axis >= 0 else axis + rank
-        return math.prod(before[:axis]), math.prod(before[axis:])
-    if node.op_type == "Reshape":
-        target = _integers(node, "shape")
-        return (
-            None
-            if target is None
-            else _resolve(target, before, bool(node.attributes.get_int("allowzero", 0)))
-        )
-    if node.op_type == "Squeeze":
-        axes = _integers(node, "axes")
-        if axes is None and len(node.inputs) > 1 and node.inputs[1] is not None:
-            return None
-        drop = (
-            {axis % rank for axis in axes}
-            if axes is not None
-            else {i for i, dim in enumerate(before) if dim == 1}
-        )
-        return tuple(dim for i, dim in enumerate(before) if i not in drop)
-    if node.op_type == "Unsqueeze":
-        axes = _integers(node, "axes")
-        if axes is None:
-            return None
-        after = rank + len(axes)
-        new, rest = {axis % after for axis in axes}, iter(before)
-        return tuple(1 if i in new else next(rest) for i in range(after))
-    return None
-
-
-def _integers(node: ir.Node, name: str) -> tuple[int, ...] | None:
-    """Integers given as an attribute (old opsets) or as a constant second input; None where unknown."""
-    if name in node.attributes:
-        return tuple(node.attributes[name].as_ints())
-    tensor = constant_tensor(node.inputs[1]) if len(node.inputs) > 1 else None
-    return None if tensor is None else tuple(int(i) for i in tensor.numpy().reshape(-1))
-
-
-def _resolve(target: tuple[int, ...], before: tuple[int, ...], allow_zero: bool) -> tuple[int, ...] | None:
-    dims = [
-        before[i] if dim == 0 and not allow_zero and i < len(before) else dim for i, dim in enumerate(target)
-    ]
-    if -1 in dims:
-        known = math.prod(dim for dim in dims if dim != -1)
-        if known == 0 or math.prod(before) % known:
-            return None
-        dims[dims.index(-1)] = math.prod(before) // known
-    return tuple(dims) if math.prod(dims) == math.prod(before) else None
-
-
 def _ports(node: ir.Node) -> list[tuple[int, str]]:
     """(input index, reason why a constant there is not prunable or "") for a node."""
     if node.domain not in ("", "ai.onnx"):
@@ -357,7 +231,7 @@ def _reader_refusal(value: ir.Value, ports: set[tuple[ir.Node, int]], graph: ir.
             continue
         if node.graph is not graph:
             return "it is also read inside a control-flow subgraph"
-        if node.op_type not in _RELAYOUTS or index != 0:
+        if node.op_type not in RELAYOUTS or index != 0:
             return f"it is also read by {model_label(node)} ({node.op_type}), which has no such channels"
         reason = _reader_refusal(node.outputs[0], ports, graph)
         if reason:
