@@ -88,7 +88,7 @@ def make_session(
             first one must truly run; the rest take the nodes it does not know.
         optimize: False turns every graph optimisation off.
         quiet: keep onnxruntime's warnings from stderr; see `load_warnings` to read them.
-        spinning: let idle worker threads spin: lower latency, but they burn cores that others need.
+        spinning: let worker threads spin during a run: lower latency, but they burn cores that others need.
 
     Raises:
         ProviderError: the first provider cannot run here.
@@ -106,6 +106,8 @@ def make_session(
         ort.GraphOptimizationLevel.ORT_ENABLE_ALL if optimize else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     )
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    # Threads may spin within a run, but not after it, when another session may be the one that is timed.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # What `placement` reads; onnxruntime versions that do not know the entry ignore it.
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     source: str | bytes = model if isinstance(model, bytes) else os.fspath(model)
