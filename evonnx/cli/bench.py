@@ -1,0 +1,91 @@
+"""`evonnx bench`: measured latency, models taking turns."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from evonnx.cli._common import (
+    Debug,
+    InputShapes,
+    Json,
+    Seed,
+    Threads,
+    command,
+    console,
+    emit,
+    input_shapes,
+    say,
+    whole_numbers,
+)
+from evonnx.cli.evaluate import Provider
+
+
+class Precision(StrEnum):
+    """Width of floating-point numbers."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
+@command
+def bench(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="ONNX files; the others are compared with the first.", show_default=False
+        ),
+    ],
+    provider: Annotated[Provider, typer.Option(help="Where onnxruntime runs.")] = Provider.AUTO,
+    batch: Annotated[
+        str | None,
+        typer.Option(metavar="1,32", help="Batch sizes.", show_default="the models' fixed one, else 1"),
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="fp16 times a float16 copy.")] = Precision.FP32,
+    rounds: Annotated[
+        int | None, typer.Option(min=3, help="Samples per model.", show_default="about 3 seconds' worth")
+    ] = None,
+    input_shape: InputShapes = None,
+    threads: Threads = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Time models in onnxruntime, side by side.
+
+    The models take turns, so that a busy machine slows all of them alike. Reported per batch size: median,
+    p10 and p90 milliseconds, throughput, how many times faster than the first model, and which provider ran
+    the nodes. Asking for a provider that cannot run here is an error.
+
+    \b
+    Examples:
+      evonnx bench model.onnx runs/model/best.onnx
+      evonnx bench model.onnx small.onnx --batch 1,32 --provider cpu --threads 2
+      evonnx bench model.onnx --provider cuda --precision fp16 --json
+    """
+    batches = whole_numbers(batch, "--batch") if batch is not None else None
+    shapes = input_shapes(input_shape)
+
+    from evonnx.report.benching import bench_tables
+    from evonnx.report.table import show
+    from evonnx.speed import bench as measure
+
+    say(f"timing {len(models)} model{'s' if len(models) > 1 else ''} in turns")
+    result = measure(
+        models,
+        provider=provider.value,
+        batches=batches,
+        precision=precision.value,
+        rounds=rounds,
+        threads=threads,
+        input_shapes=shapes,
+        seed=seed,
+    )
+    document = result.to_json()
+    if as_json:
+        emit(document)
+        return
+    for table in bench_tables(document):
+        show(table, console())

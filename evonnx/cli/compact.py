@@ -1,0 +1,86 @@
+"""`evonnx compact`: physical removal of what is dead, with its proof."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from evonnx.cli._common import (
+    Debug,
+    InputShapes,
+    Json,
+    Output,
+    Seed,
+    command,
+    console,
+    emit,
+    input_shapes,
+    not_the_same,
+    say,
+)
+
+
+@command
+def compact(
+    masked: Annotated[
+        str,
+        typer.Argument(metavar="MASKED", help="An ONNX file with dead synapses at zero.", show_default=False),
+    ],
+    output: Output,
+    align: Annotated[int, typer.Option(min=1, help="Keep channel counts at multiples of this number.")] = 1,
+    input_shape: InputShapes = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Remove dead channels from MASKED, proven.
+
+    Works on any model with zeros in its weights, from evonnx or not. Masked and compact model are compared in
+    onnxruntime, tensor by tensor; if they differ, or if the comparison could not tell, nothing is written.
+
+    \b
+    Examples:
+      evonnx compact masked.onnx -o compact.onnx
+      evonnx compact masked.onnx -o compact.onnx --align 8 --json
+    """
+    from pathlib import Path
+
+    from evonnx.network import load_network
+    from evonnx.onnx_io import check_file, save_model
+    from evonnx.report.table import Table, show
+    from evonnx.report.tables import times, whole
+    from evonnx.resources import count
+    from evonnx.steps import compact as remove
+
+    not_the_same(masked, output)
+    network = load_network(masked, input_shapes(input_shape))
+    say("removing and proving")
+    removal = remove(network, align=align, seed=seed)
+    save_model(removal.compacted.model, output)
+    check_file(output)
+    before, after = count(network), count(load_network(output, network.input_shapes))
+    sizes: dict[str, tuple[Any, Any]] = {
+        "parameters": (before.parameters, after.parameters),
+        "macs": (before.macs, after.macs),
+        "bytes": (Path(masked).stat().st_size, Path(output).stat().st_size),
+        "synapses": (before.synapses, after.synapses),
+    }
+    if as_json:
+        emit(
+            {
+                "masked": masked,
+                "output": output,
+                "plan": removal.plan.to_json(),
+                "proof": removal.proof.to_json(),
+                **{name: {"masked": old, "compact": new} for name, (old, new) in sizes.items()},
+            }
+        )
+        return
+    rows = tuple(
+        (name, whole(old), whole(new), times(old / new if old and new else None))
+        for name, (old, new) in sizes.items()
+    )
+    print(removal.plan)
+    show(Table(f"{masked} -> {output}", ("", "masked", "compact", "smaller"), rows), console())
+    print(f"Proven equal: {removal.proof}")

@@ -1,0 +1,172 @@
+"""`evonnx synthesize`: one offspring, not retrained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evonnx.cli._common import (
+    Debug,
+    InputShapes,
+    Json,
+    Model,
+    Output,
+    Seed,
+    command,
+    console,
+    emit,
+    input_shapes,
+    not_the_same,
+    say,
+)
+from evonnx.cli.evolve import Granularity, Levels
+
+if TYPE_CHECKING:
+    from evonnx.encodings import Encoding
+    from evonnx.report.table import Table
+    from evonnx.resources import Resources
+
+
+@command
+def synthesize(
+    model: Model,
+    output: Output,
+    keep: Annotated[float, typer.Option(min=0.001, max=1, help="At most this share of the synapses.")] = 0.8,
+    best_effort: Annotated[bool, typer.Option("--best-effort", help="Go as low as possible.")] = False,
+    levels: Annotated[
+        Levels | None, typer.Option(help="Factors of eq. 1 that act.", show_default="the encoding's")
+    ] = None,
+    cluster_share: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Clusters' part of the pressure.", show_default="the encoding's"),
+    ] = None,
+    clusters: Annotated[
+        Granularity | None, typer.Option(help="What a cluster is.", show_default="the encoding's")
+    ] = None,
+    encoding: Annotated[str, typer.Option(help="Genetic encoding; see `evonnx plugins`.")] = "adaptive",
+    align: Annotated[str, typer.Option(help="Keep channel counts at multiples of this number.")] = "auto",
+    stats: Annotated[bool, typer.Option("--stats", help="Show what is left of every layer.")] = False,
+    input_shape: InputShapes = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Sample one offspring of MODEL.
+
+    Written is the masked offspring: the same graph with dead synapses set to zero, not retrained.
+
+    \b
+    Examples:
+      evonnx synthesize model.onnx -o masked.onnx --keep 0.66 --seed 3
+      evonnx synthesize model.onnx -o masked.onnx --encoding cluster-driven --clusters kernel --stats
+      evonnx compact masked.onnx -o compact.onnx
+    """
+    import numpy as np
+
+    from evonnx.clusters import find_clusters
+    from evonnx.dependency import analyse
+    from evonnx.environment import Budget
+    from evonnx.genome import encode
+    from evonnx.masking import apply_masks
+    from evonnx.network import load_network, network_of
+    from evonnx.onnx_io import check_file, save_model
+    from evonnx.report.table import show
+    from evonnx.resources import count
+    from evonnx.synthesis import synthesize as sample
+
+    not_the_same(model, output)
+    genes = _encoding(encoding, levels, cluster_share, clusters)
+    network = load_network(model, input_shapes(input_shape))
+    coupling = analyse(network)
+    genome = encode(network, find_clusters(network, coupling, genes.granularity), genes)
+    offspring = sample(
+        network,
+        coupling,
+        genome,
+        Budget(share=keep),
+        np.random.default_rng(seed),
+        levels=genes.levels,
+        cluster_share=genes.cluster_share,
+        best_effort=best_effort,
+    )
+    masked = apply_masks(network, coupling, offspring.masks)
+    save_model(masked, output)
+    check_file(output)
+    document = {
+        "model": model,
+        "output": output,
+        "seed": seed,
+        "budget": keep,
+        "expected": offspring.expected_share,
+        "achieved": offspring.achieved_share,
+        "notes": list(offspring.notes),
+        **compare(count(network), count(network_of(masked, output, network.input_shapes))),
+    }
+    if as_json:
+        emit(document)
+        return
+    if stats:
+        show(layers_table(document), console())
+    for note in offspring.notes:
+        say(note)
+    print(
+        f"{output}: {document['synapses']} of {document['synapses_parent']} synapses live "
+        f"({offspring.achieved_share:.2%}; the budget was {keep:.2%})"
+    )
+
+
+def _encoding(
+    name: str, levels: Levels | None, cluster_share: float | None, clusters: Granularity | None
+) -> Encoding:
+    """The named encoding with what was asked for otherwise."""
+    from dataclasses import replace
+
+    from evonnx.plugins import get
+
+    named: Encoding = get("encodings", name)
+    changes: dict[str, Any] = {"levels": levels, "cluster_share": cluster_share, "granularity": clusters}
+    return replace(named, **{key: value for key, value in changes.items() if value is not None})
+
+
+def compare(parent: Resources, offspring: Resources) -> dict[str, Any]:
+    """What lives in the offspring beside its parent, in all and layer by layer."""
+    now = {layer.name: layer for layer in offspring.layers}
+    counts = ("synapses", "kernels", "filters")
+    document: dict[str, Any] = {}
+    for name in counts:
+        document[name] = getattr(offspring, name)
+        document[f"{name}_parent"] = getattr(parent, name)
+    document["layers"] = [
+        {
+            "name": layer.name,
+            "op_type": layer.op_type,
+            **{name: getattr(now[layer.name], name) for name in counts},
+            **{f"{name}_parent": getattr(layer, name) for name in counts},
+        }
+        for layer in parent.layers
+    ]
+    return document
+
+
+def layers_table(document: dict[str, Any]) -> Table:
+    """Survival layer by layer."""
+    from evonnx.report.table import Table
+    from evonnx.report.tables import share_of
+
+    counts = ("synapses", "kernels", "filters")
+    rows = [
+        (
+            layer["name"],
+            layer["op_type"],
+            *(share_of(layer[name], layer[f"{name}_parent"]) for name in counts),
+        )
+        for layer in [*document["layers"], {"name": "total", "op_type": "", **document}]
+    ]
+    return Table(
+        f"What lives in {document['output']}",
+        ("weight", "operator", *counts),
+        tuple(rows),
+        left=2,
+        marked=(len(rows) - 1,),
+    )

@@ -1,0 +1,208 @@
+"""run.json as typed data. A run may still be going on: no offspring yet, no best model, no timings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from evonnx.errors import RunError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is left of one weight."""
+
+    name: str
+    op_type: str
+    synapses: int
+    synapses_ancestor: int
+    kernels: int
+    kernels_ancestor: int
+    filters: int
+    filters_ancestor: int
+
+    @property
+    def survival(self) -> float:
+        """Share of the ancestor's synapses that live."""
+        return self.synapses / self.synapses_ancestor if self.synapses_ancestor else 0.0
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per call in onnxruntime, and how many times faster than the ancestor."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the tables: the ancestor, an offspring, or best.onnx."""
+
+    label: str
+    generation: int
+    synapses: int
+    architectural_efficiency: float
+    kernels: int
+    cluster_efficiency: float | None
+    filters: int
+    filters_ancestor: int
+    parameters: int
+    macs: float | None
+    bytes: int
+    score: float | None
+    score_validation: float | None
+    layers: tuple[Layer, ...]
+    latency: Mapping[int, Latency] = field(default_factory=dict)
+    """By batch size."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as the report needs it."""
+
+    model: str
+    task: str
+    metric: str
+    unit: str
+    higher_is_better: bool
+    entries: tuple[Entry, ...]
+    """The ancestor first, then the offspring, then best.onnx if the run got so far."""
+    has_best: bool
+    notes: tuple[str, ...]
+    facts: Mapping[str, str]
+    """What the run was made with: seed, encoding, versions, machine ..."""
+    batches: tuple[int, ...] = ()
+    """Batch sizes that were timed."""
+    bench: Mapping[str, Any] | None = None
+    """The timings as they were recorded."""
+
+    @property
+    def marked(self) -> tuple[int, ...]:
+        """Rows of tables over `entries` to set off: best.onnx."""
+        return (len(self.entries) - 1,) if self.has_best else ()
+
+    @property
+    def metric_column(self) -> str:
+        """Heading of the score."""
+        return f"{self.metric} {self.unit}".strip()
+
+    def score(self, value: float | None) -> str:
+        """A score as tables show it."""
+        if value is None:
+            return "-"
+        return f"{100 * value:.2f}" if self.unit == "%" else f"{value:.4g}"
+
+
+def read_run(document: Mapping[str, Any], source: str = "run.json") -> Run:
+    """Check and type a run's document.
+
+    Args:
+        document: what run.json holds (design: section 5).
+        source: its name, for messages.
+
+    Raises:
+        RunError: something is missing or of another type.
+    """
+    try:
+        return _read(document)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+        raise RunError(
+            f"{source} is not the record of an evonnx run, or of another version of evonnx: {reason}."
+        ) from error
+
+
+def _read(document: Mapping[str, Any]) -> Run:
+    configuration, task = document["configuration"], document["task"]
+    rows = [document["ancestor"], *document["generations"]]
+    labels = [str(row["generation"]) for row in rows]
+    best = document.get("best")
+    if best is not None:
+        rows.append(best)
+        labels.append(f"best ({best['generation']}{', recovered' if best.get('recovered') else ''})")
+    bench = document.get("bench")
+    latencies = _latencies(bench, len(rows)) if bench else [{} for _ in rows]
+    entries = tuple(map(_entry, rows, labels, latencies))
+    return Run(
+        model=str(configuration["model"]),
+        task=str(task["description"]),
+        metric=str(task["metric"]),
+        unit=str(task["unit"]),
+        higher_is_better=bool(task["higher_is_better"]),
+        entries=entries,
+        has_best=best is not None,
+        notes=tuple(str(note) for note in document.get("notes", ())),
+        facts=_facts(document),
+        batches=tuple(latencies[0]),
+        bench=bench,
+    )
+
+
+def _entry(row: Mapping[str, Any], label: str, latency: Mapping[int, Latency]) -> Entry:
+    return Entry(
+        label=label,
+        generation=int(row["generation"]),
+        synapses=int(row["synapses"]),
+        architectural_efficiency=float(row["architectural_efficiency"]),
+        kernels=int(row["kernels"]),
+        cluster_efficiency=_number(row["cluster_efficiency"]),
+        filters=int(row["filters"]),
+        filters_ancestor=int(row["filters_ancestor"]),
+        parameters=int(row["parameters"]),
+        macs=_number(row["macs"]),
+        bytes=int(row["bytes"]),
+        score=_number(row["score"]),
+        score_validation=_number(row["score_validation"]),
+        layers=tuple(
+            Layer(**{name: layer[name] for name in Layer.__annotations__}) for layer in row["layers"]
+        ),
+        latency=latency,
+    )
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _facts(document: Mapping[str, Any]) -> dict[str, str]:
+    """What the run was made with, in words."""
+    configuration, task = document["configuration"], document["task"]
+    machine, versions = document.get("machine", {}), configuration.get("versions", {})
+    facts = {
+        "task": task.get("found"),
+        "encoding": configuration.get("encoding"),
+        "options": _pairs(configuration.get("options", {})),
+        "training": _pairs(configuration.get("training", {})),
+        "choices": _pairs(document.get("choices", {})),
+        "seed": document.get("seed"),
+        "threads": configuration.get("threads") or "onnxruntime's own choice",
+        "machine": _pairs(machine),
+        "versions": _pairs(versions),
+        "model (SHA-256)": configuration.get("model_sha256"),
+    }
+    return {name: str(value) for name, value in facts.items() if value not in (None, "")}
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    """`a = 1, b.c = 2`, leaving out what was not set."""
+    shown: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            inner = _pairs(value)
+            shown += [f"{name}.{part}" for part in inner.split(", ")] if inner else []
+        elif value is not None:
+            shown.append(f"{name} = {value}")
+    return ", ".join(shown)
+
+
+def _latencies(bench: Mapping[str, Any], models: int) -> list[dict[int, Latency]]:
+    """Per model, in the order they were timed, by batch size."""
+    found: list[dict[int, Latency]] = [{} for _ in range(models)]
+    for one in bench["latencies"]:
+        figures = (float(one[name]) for name in Latency.__annotations__)
+        found[one["index"]][int(one["batch"])] = Latency(*figures)
+    return found
