@@ -1,0 +1,118 @@
+"""Image folders: one sub-folder per class (or none, where labels are not wanted). Needs Pillow."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evonnx.errors import TaskError
+from evonnx.network import Array
+
+IMAGE_SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+)
+
+CACHE_BYTES = 2**29
+"""Decoded images up to this size are kept in memory; a larger folder is decoded anew in every pass."""
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file's name says that it is an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """Sub-folders that hold at least one image, by name."""
+    found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [path for path in found if any(is_image(file) for file in path.iterdir())]
+
+
+def label_names(names: Sequence[str]) -> dict[str, int]:
+    """Class index by folder name: the number where every name is one, else the place in sorted order."""
+    if all(name.isascii() and name.isdigit() for name in names):
+        return {name: int(name) for name in names}
+    return {name: index for index, name in enumerate(sorted(names))}
+
+
+@dataclass
+class ImageFolder:
+    """Images decoded on demand to (height, width, channels) uint8, resized without regard to their
+    proportions (bilinear)."""
+
+    paths: Sequence[Path]
+    height: int
+    width: int
+    channels: int
+
+    def __post_init__(self) -> None:
+        self._pillow = _pillow()
+        size = len(self.paths) * self.height * self.width * self.channels
+        self._cache: NDArray[np.uint8] | None = None
+        if size <= CACHE_BYTES:
+            self._cache = np.zeros((len(self.paths), *self.sample_shape), np.uint8)
+        self._cached = np.zeros(len(self.paths), np.bool_)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """(height, width, channels)."""
+        return (self.height, self.width, self.channels)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Always uint8."""
+        return np.dtype(np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, indices: NDArray[np.int64]) -> Array:
+        """Images by index: (len(indices), height, width, channels) uint8.
+
+        Raises:
+            TaskError: a file cannot be decoded; the message names it.
+        """
+        images = np.empty((len(indices), *self.sample_shape), np.uint8)
+        for place, index in enumerate(indices):
+            if self._cache is not None and self._cached[index]:
+                images[place] = self._cache[index]
+                continue
+            images[place] = self._decode(self.paths[index])
+            if self._cache is not None:
+                self._cache[index] = images[place]
+                self._cached[index] = True
+        return images
+
+    def _decode(self, path: Path) -> NDArray[np.uint8]:
+        pillow = self._pillow
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pillow.DecompressionBombWarning)
+                with pillow.open(path) as image:
+                    plain = image.convert("L" if self.channels == 1 else "RGB")
+                    resized = plain.resize((self.width, self.height), pillow.Resampling.BILINEAR)
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            pillow.DecompressionBombError,
+            pillow.DecompressionBombWarning,
+        ) as e:
+            raise TaskError(f"The image {path} cannot be read: {e}. Remove or replace it.") from e
+        return np.asarray(resized, np.uint8).reshape(self.sample_shape)
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise TaskError(
+            "Reading image folders needs Pillow, which is not installed: `pip install 'evonnx[images]'`, "
+            "or give the data as an .npz file."
+        ) from error
+    return Image

@@ -1,0 +1,250 @@
+"""From stored examples to what a graph input takes: layout, scale, dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evonnx.errors import TaskError
+from evonnx.network import Array, Network
+from evonnx.tasks._settings import Settings
+from evonnx.tasks._sources import ArrayExamples, Source
+
+LAYOUTS = ("nchw", "nhwc")
+
+_CHECKED_AT_A_TIME = 2**22
+"""Values looked at in one go for NaN."""
+
+
+@dataclass(frozen=True)
+class GraphInput:
+    """One input that must be fed."""
+
+    name: str
+    declared: tuple[int | None, ...]
+    """Dimensions; None is dynamic. Axis 0 is the batch."""
+    shape: tuple[int, ...]
+    """Dynamic dimensions filled, as `Network.input_shapes` has them."""
+    dtype: np.dtype[Any]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it takes floating-point values (bfloat16 included)."""
+        return self.dtype.kind not in "iub"
+
+
+def graph_inputs(network: Network) -> tuple[GraphInput, ...]:
+    """The graph's inputs that are not initializers.
+
+    Raises:
+        TaskError: an input is no numeric tensor, or its rank is not known.
+    """
+    found = []
+    for value in network.model.graph.inputs:
+        name = value.name or ""
+        if name in network.model.graph.initializers:
+            continue
+        try:
+            dtype = np.dtype(value.dtype.numpy()) if value.dtype is not None else None
+        except TypeError:
+            dtype = None
+        if dtype is None or dtype.kind in "OSU":
+            raise TaskError(
+                f"Input {name!r} of {network.source} is no numeric tensor, so no task can feed it."
+            )
+        if value.shape is None or name not in network.input_shapes:
+            raise TaskError(
+                f"Input {name!r} of {network.source} declares no shape; give one with --input-shape "
+                f"{name}=..."
+            )
+        declared = tuple(dim if isinstance(dim, int) and dim > 0 else None for dim in value.shape)
+        found.append(GraphInput(name, declared, tuple(network.input_shapes[name]), dtype))
+    if not found:
+        raise TaskError(f"{network.source} has no inputs, so no task can feed it.")
+    return tuple(found)
+
+
+def only_input(network: Network) -> GraphInput:
+    """The single input of a model that takes one array of examples.
+
+    Raises:
+        TaskError: it has several, or the one has no batch axis.
+    """
+    inputs = graph_inputs(network)
+    if len(inputs) != 1:
+        raise TaskError(
+            f"{network.source} has {len(inputs)} inputs ({', '.join(one.name for one in inputs)}), this task "
+            "feeds one; "
+            'write a task class: kind = "my_task.py:MyTask".'
+        )
+    if len(inputs[0].declared) < 2:
+        raise TaskError(f"Input {inputs[0].name!r} of {network.source} has no batch axis before its data.")
+    return inputs[0]
+
+
+def image_size(graph_input: GraphInput, settings: Settings) -> tuple[int, int, int] | None:
+    """(height, width, channels) that an image input takes, by `size = [height, width]` or by the graph.
+
+    Raises:
+        TaskError: `size` is not two whole numbers from 1 up.
+    """
+    size = settings.numbers("size")
+    if size is not None and (len(size) != 2 or any(side < 1 or side != int(side) for side in size)):
+        raise settings.wrong("size", "[height, width], in pixels")
+    if len(graph_input.shape) != 4:
+        return None
+    declared, shape = graph_input.declared[1:], graph_input.shape[1:]
+    channels_last = declared[0] not in (1, 3) and declared[2] in (1, 3)
+    channels = shape[2] if channels_last else shape[0]
+    if channels not in (1, 3):
+        return None
+    height, width = shape[:2] if channels_last else shape[1:]
+    return (int(size[0]), int(size[1]), channels) if size is not None else (height, width, channels)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How stored examples become a graph input: (x / scale - mean) / std, then layout, then dtype."""
+
+    name: str
+    """The graph input."""
+    layout: tuple[int, ...] | None
+    """Permutation of a stored example's axes; None: as stored."""
+    shape: tuple[int, ...]
+    """Shape of one example as the graph takes it."""
+    scale: float
+    mean: NDArray[np.float32]
+    """Broadcasts against an example as the graph takes it; so does `std`."""
+    std: NDArray[np.float32]
+    dtype: np.dtype[Any]
+
+    def __call__(self, stored: Array) -> Array:
+        """(B, *stored shape) -> (B, *shape) in the input's dtype."""
+        if self.layout is not None:
+            stored = stored.transpose(0, *(axis + 1 for axis in self.layout))
+        stored = stored.reshape(len(stored), *self.shape)
+        if self.dtype.kind in "iub":
+            return np.ascontiguousarray(stored.astype(self.dtype, copy=False))
+        values = stored.astype(np.float32)
+        if self.scale != 1.0:
+            values /= np.float32(self.scale)
+        if np.any(self.mean != 0):
+            values -= self.mean
+        if np.any(self.std != 1):
+            values /= self.std
+        return np.ascontiguousarray(values).astype(self.dtype, copy=False)
+
+
+def prepare(source: Source, graph_input: GraphInput, settings: Settings) -> Preparation:
+    """Decide how a source's examples become the graph's input.
+
+    The layout is `layout` ("nchw" or "nhwc", of the data) where given, else: as stored if that fits; with a
+    channel axis of 1 added; with channels moved first or last; or flattened. `scale` defaults to 255 for
+    uint8 data, else 1.
+
+    Raises:
+        TaskError: the shapes cannot be made to fit, or a setting is wrong; the message names file and shapes.
+    """
+    layout, shape = _layout(source, graph_input, settings)
+    stored = source.examples.dtype
+    if stored.kind not in "iubf":
+        raise TaskError(f"{source.name} holds {stored} examples; inputs are numbers.")
+    scale = settings.number("scale", "a number above 0 (inputs are divided by it)", lambda value: value > 0)
+    mean, std = settings.numbers("mean"), settings.numbers("std")
+    if std is not None and any(value <= 0 for value in std):
+        raise settings.wrong("std", "a number above 0, or a list of them")
+    if not graph_input.is_float:
+        given = [key for key in ("scale", "mean", "std") if key in settings.table]
+        if given:
+            raise TaskError(
+                f"{settings.where}: {given[0]} is for floating-point inputs; {graph_input.name!r} takes "
+                f"{graph_input.dtype}."
+            )
+        if stored.kind == "f":
+            raise TaskError(
+                f"{source.name} holds {stored} examples; {graph_input.name!r} takes {graph_input.dtype}."
+            )
+    return Preparation(
+        name=graph_input.name,
+        layout=layout,
+        shape=shape,
+        scale=float(scale) if scale is not None else (255.0 if stored == np.uint8 else 1.0),
+        mean=_per_channel("mean", mean or (0.0,), shape, settings),
+        std=_per_channel("std", std or (1.0,), shape, settings),
+        dtype=graph_input.dtype,
+    )
+
+
+def _layout(
+    source: Source, graph_input: GraphInput, settings: Settings
+) -> tuple[tuple[int, ...] | None, tuple[int, ...]]:
+    """(permutation of an example's axes or None, shape of an example as the graph takes it)."""
+    stored, want = source.examples.sample_shape, graph_input.declared[1:]
+    said = settings.text("layout", LAYOUTS) or ("nhwc" if source.channels_last else None)
+    first, last = (2, 0, 1), (1, 2, 0)
+    ways: list[tuple[tuple[int, ...] | None, tuple[int, ...]]] = []
+    if said is None or (len(stored) != 3 and len(want) != 1):
+        ways.append((None, stored))
+    if len(stored) == 2:
+        ways += [(None, (1, *stored)), (None, (*stored, 1))]
+    if len(stored) == 3:
+        moved_first = (first, tuple(stored[axis] for axis in first))
+        moved_last = (last, tuple(stored[axis] for axis in last))
+        # Said: stored as it is if the graph has the same layout, else moved to the other one.
+        ways += [moved_first, moved_last] if said is None else []
+        ways += [(None, stored), moved_last] if said == "nchw" else []
+        ways += [moved_first, (None, stored)] if said == "nhwc" else []
+    if len(want) == 1 and len(stored) > 1:
+        ways.append((None, (int(np.prod(stored)),)))
+    for permutation, shape in ways:
+        if len(shape) == len(want) and all(w is None or w == s for w, s in zip(want, shape, strict=True)):
+            return permutation, shape
+    wanted = ", ".join("any" if dim is None else str(dim) for dim in want)
+    raise TaskError(
+        f"{source.name} holds examples of shape {list(stored)}; the model's input {graph_input.name!r} takes "
+        f"[{wanted}] each. Reshape the data, or export the model for its shape."
+    )
+
+
+def _per_channel(
+    key: str, values: tuple[float, ...], shape: tuple[int, ...], settings: Settings
+) -> NDArray[np.float32]:
+    array = np.asarray(values, np.float32)
+    if len(values) == 1:
+        return array.reshape((1,) * len(shape))
+    if shape[0] == len(values):
+        return array.reshape(-1, *(1 for _ in shape[1:]))
+    if shape[-1] == len(values):
+        return array
+    raise settings.wrong(key, f"one number or one per channel of the input {list(shape)}")
+
+
+def check_finite(source: Source) -> None:
+    """Refuse floating-point data with NaN or infinite values.
+
+    Raises:
+        TaskError: with the index of the first such example.
+    """
+    examples = source.examples
+    if not isinstance(examples, ArrayExamples) or examples.dtype.kind != "f":
+        return
+    step = max(1, _CHECKED_AT_A_TIME // max(1, int(np.prod(examples.sample_shape))))
+    for start in range(0, len(examples), step):
+        finite = np.isfinite(examples.array[start : start + step]).reshape(
+            -1, int(np.prod(examples.sample_shape))
+        )
+        if not finite.all():
+            bad = start + int(np.argmin(finite.all(axis=1)))
+            raise TaskError(f"{source.name}: example {bad} has NaN or infinite values; clean the data.")
+
+
+def task_settings(config: Mapping[str, Any]) -> Settings:
+    """The [task] table with the place it came from (`file` and `directory` are put there by `load_task`)."""
+    table = {key: value for key, value in config.items() if key not in ("file", "directory")}
+    where = f"{config['file']}, [task]" if "file" in config else "[task]"
+    return Settings(table, where, Path(str(config.get("directory", "."))))

@@ -1,0 +1,188 @@
+"""Classification: examples with one class each, cross-entropy to train, top-1 accuracy to score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from evonnx.errors import TaskError
+from evonnx.network import Array, Network
+from evonnx.task import Batch, Loss, Split
+from evonnx.tasks._arrays import GIB
+from evonnx.tasks._inputs import check_finite, image_size, only_input, prepare, task_settings
+from evonnx.tasks._settings import Settings
+from evonnx.tasks._sources import Reader, Source
+from evonnx.tasks._splits import DEFAULT_SHARE, Part, complete, describe_parts
+from evonnx.tasks.metrics import ACCURACY, Accuracy, scores_per_class
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+KEYS = (
+    *SPLITS,
+    "validation_share",
+    "seed",
+    "scale",
+    "mean",
+    "std",
+    "layout",
+    "size",
+    "output",
+    "classes",
+    "class_names",
+    "memory_gib",
+)
+"""Keys of [task], beside `kind`."""
+
+
+class ClassificationTask:
+    """Data from .npz, IDX, CIFAR-10 binary files or image folders; see `evonnx.tasks._sources` for how to
+    name them.
+
+    Keys of [task]: train, validation, test (at least one; a seeded `validation_share` of train, 0.1 by
+    default, is kept apart for each of validation and test that is missing); `seed` of that share; inputs
+    become (x / scale - mean) / std, with scale 255 for uint8 data and 1 for other; `layout` of the data,
+    "nchw" or "nhwc"; `size` [height, width] for image folders where the graph leaves it open; `output`, the
+    graph output with scores per class (default: the first); `classes`, their number, where the graph does not
+    say it; `class_names`, the folders of an image folder in class order; `memory_gib`, what one file may take
+    in memory (default 4).
+
+    uint8 data stays uint8 in memory and is converted batch by batch.
+    """
+
+    name = "classification"
+    metric = ACCURACY
+
+    def __init__(self, config: Mapping[str, Any], network: Network) -> None:
+        """Read the data and hold it against the model.
+
+        Raises:
+            TaskError: anything wrong with a key, a file or its content; both are named.
+        """
+        settings = task_settings(config)
+        settings.only(KEYS)
+        self._output, self._classes = _class_output(network, settings)
+        self.loss = Loss("cross_entropy", self._output)
+        self._parts = self._read(settings, network)
+
+    def _read(self, settings: Settings, network: Network) -> dict[Split, Part]:
+        given = [split for split in SPLITS if split in settings.table]
+        if not given:
+            raise TaskError(f'{settings.where}: no data is named; add train = "..." and test = "...".')
+        share = settings.number("validation_share", "a share between 0 and 1", lambda value: 0 < value < 1)
+        memory = settings.number("memory_gib", "a number above 0", lambda value: value > 0)
+        graph_input = only_input(network)
+        names = settings.strings("class_names")
+        reader = Reader(
+            settings,
+            image_size(graph_input, settings),
+            int((memory or 4) * GIB),
+            wants_labels=True,
+            classes={name: index for index, name in enumerate(names)} if names else None,
+        )
+        parts: dict[Split, Part] = {}
+        for split in given:
+            source = reader.read(split)
+            if source.classes is not None and reader.classes is None:
+                self._check_folders(source, source.classes)
+                reader = replace(reader, classes=source.classes)
+            self._check_labels(source)
+            check_finite(source)
+            every = np.arange(len(source), dtype=np.int64)
+            parts[split] = Part(source, every, prepare(source, graph_input, settings))
+        return complete(parts, share or DEFAULT_SHARE, settings.integer("seed", 0) or 0)
+
+    def _check_folders(self, source: Source, classes: Mapping[str, int]) -> None:
+        numbered = all(name.isdigit() for name in classes)
+        if self._classes is not None and not numbered and len(classes) != self._classes:
+            raise TaskError(
+                f"{source.name} has {len(classes)} class folders, but the model's output {self._output!r} "
+                "has "
+                f"{self._classes} classes, so it is not known which is which. Name the folders in class "
+                "order "
+                "(class_names = [...]), or by class index (0, 1, ...)."
+            )
+
+    def _check_labels(self, source: Source) -> None:
+        if source.labels is None:
+            raise TaskError(f"{source.name} has no labels.")
+        limit = self._classes if self._classes is not None else np.iinfo(np.int64).max
+        wrong = (source.labels < 0) | (source.labels >= limit)
+        if wrong.any():
+            index = int(np.argmax(wrong))
+            known = "from 0 up" if self._classes is None else f"from 0 to {self._classes - 1}"
+            raise TaskError(
+                f"{source.labels_name}: label {source.labels[index]} at index {index} is out of range; the "
+                "model's "
+                f"output {self._output!r} knows classes {known} ({int(wrong.sum())} of {len(wrong)} labels "
+                "are wrong)."
+            )
+
+    def describe(self) -> str:
+        """One line: splits with their files and sizes, loss and metric."""
+        return f"classification: {describe_parts(self._parts)}; cross-entropy on {self._output!r}; accuracy"
+
+    def size(self, split: Split) -> int:
+        """Number of examples; 0 where a split is missing."""
+        return len(self._parts[split]) if split in self._parts else 0
+
+    def batches(
+        self, split: Split, batch_size: int, rng: np.random.Generator | None = None
+    ) -> Iterator[Batch]:
+        """Inputs in the graph's layout and dtype, targets (B,) int64 class indices."""
+        part = self._parts.get(split)
+        if part is None:
+            return
+        order = np.arange(len(part)) if rng is None else rng.permutation(len(part))
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            yield Batch({part.prepare.name: part.inputs(places)}, part.labels(places), len(places))
+
+    def score(self, split: Split, outputs: Iterator[tuple[Batch, Mapping[str, Array]]]) -> float:
+        """Top-1 accuracy, a share.
+
+        Raises:
+            TaskError: the output does not hold scores per class, or knows fewer classes than the labels.
+        """
+        accuracy = Accuracy()
+        for batch, found in outputs:
+            scores = scores_per_class(found[self._output])
+            if scores is None or batch.targets is None:
+                raise TaskError(
+                    f"The model's output {self._output!r} has shape {list(found[self._output].shape)}; "
+                    'classification needs scores per class, [N, C]. Name another with output = "..." in '
+                    "[task]."
+                )
+            if int(batch.targets.max(initial=0)) >= scores.shape[1]:
+                raise TaskError(
+                    f"Label {batch.targets.max()} of {self._parts[split].source.labels_name} is out of "
+                    "range; "
+                    f"the model's output {self._output!r} knows classes from 0 to {scores.shape[1] - 1}."
+                )
+            accuracy.add(scores, batch.targets)
+        return accuracy.value
+
+
+def _class_output(network: Network, settings: Settings) -> tuple[str, int | None]:
+    """The graph output with scores per class, and their number where it is known."""
+    names = [value.name or "" for value in network.model.graph.outputs]
+    name = settings.text("output", names) or names[0]
+    said = settings.integer("classes", 2)
+    shape = network.shapes.get(name)
+    if shape is None:
+        return name, said
+    if len(shape) < 2 or shape[1] == 1 or any(dim not in (1, None) for dim in shape[2:]):
+        raise TaskError(
+            f"{settings.where}: output {name!r} of {network.source} has shape {list(shape)}; classification "
+            "needs scores "
+            f'per class, [N, C]. Name another of {", ".join(names)} with output = "...", or use another kind '
+            "of task."
+        )
+    known = shape[1] if isinstance(shape[1], int) else None
+    if said is not None and known is not None and said != known:
+        raise TaskError(
+            f"{settings.where}: classes = {said}, but output {name!r} of {network.source} has {known}."
+        )
+    return name, known if known is not None else said
