@@ -1,42 +1,56 @@
 """What the dependency analysis finds: a channel class for every index of every channel-carrying axis.
 
-Channels are followed by index, not by axis. Two indices (of any tensors, any axes) that must live or die together
-share a *class*, a dense integer 0 .. n_classes - 1. A class is the design's `channel` cluster: producing filters,
-per-channel parameters and consuming slices of all coupled layers.
+Channels are followed by index, not by axis. Two indices (of any tensors, any axes) that must live or die
+together share a *class*, a dense integer 0 .. n_classes - 1. A class is the design's `channel` cluster:
+producing filters, per-channel parameters and consuming slices of all coupled layers.
+
+A *wire* is finer: indices that carry one value or are combined element by element. Wires of one class differ
+only across depthwise convolutions, which read one wire and write another. Liveness runs on wires (a depthwise
+filter that died ends the signal), removal on classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 ClassIds = NDArray[np.int64]
 
+NOT_ZEROED = frozenset({"variance", "divisor", "exponent"})
+"""Roles of channel vectors that keep their values when their channel dies: zero would make NaN or
+infinity."""
+
 
 @dataclass(frozen=True)
 class WeightClasses:
-    """Classes of one prunable weight in its canonical view (O, I, K)."""
+    """Classes (or wires) of one prunable weight in its canonical view (O, I, K)."""
 
     output: ClassIds
     """Shape (O,): the class each output channel produces."""
     input: ClassIds
-    """Shape (groups, I): the class each group's input reads. After a Flatten one class stands at many inputs."""
+    """Shape (groups, I): the class each group's input reads. After a Flatten one class stands at many
+    inputs."""
 
 
 @dataclass(frozen=True)
 class ChannelVector:
-    """A per-channel parameter that belongs to classes and dies with them: bias, norm scale, shift, mean, variance,
-    PRelu slope, an added or multiplied constant."""
+    """A per-channel parameter that belongs to classes and dies with them.
+
+    Bias, norm scale, shift, mean, variance, PRelu slope, an added or multiplied constant.
+    """
 
     name: str
     """Tensor name of the initializer (or Constant)."""
     axis: int
     role: str
-    """"bias", "scale", "shift", "mean", "variance", "slope", "addend" or "factor"."""
+    """"bias", "scale", "shift", "mean", "variance", "slope", "addend", "factor", "divisor" or "exponent"."""
     node_label: str
+    layer: str | None = None
+    """The weight whose output alone it shapes, before that meets anything else; None after a merge."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +64,135 @@ class Pin:
 
 @dataclass(frozen=True)
 class EqualCount:
-    """Each row of `classes` must keep equally many members (groups of a convolution, heads of an attention)."""
+    """Each row of `classes` must keep equally many members (groups of a convolution, heads of an
+    attention)."""
 
     classes: tuple[ClassIds, ...]
     node_label: str
     reason: str
+
+
+@dataclass(frozen=True)
+class CountRewrite:
+    """A number stored in the graph that counts channels: a Reshape target's entry, a Split size, a group
+    attribute.
+
+    When channels go it becomes the number of kept members of `classes`.
+    """
+
+    node: ir.Node
+    node_label: str
+    slot: int | str
+    """Input index of the constant, or the attribute's name."""
+    position: int | None
+    """Index in the constant (flattened) or list attribute; None for a scalar attribute."""
+    classes: ClassIds
+
+
+@dataclass(frozen=True)
+class IndexRewrite:
+    """A constant of indices into a channel axis (Gather): kept ones are renumbered, removed ones dropped."""
+
+    node: ir.Node
+    node_label: str
+    slot: int
+    classes: ClassIds
+    """Classes of the axis that the indices point into."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """An element-wise addition whose `operand` is the private output of one layer: a residual branch's
+    end."""
+
+    node: ir.Node
+    node_label: str
+    operand: int
+    layer: str
+
+
+class Flow:
+    """When a channel is certainly zero: an expression over tensors, evaluated on a file's own values.
+
+    Every rule that knows how its operator treats zeros records one per output axis; no record means "not
+    zero".
+    """
+
+
+@dataclass(frozen=True)
+class Activation(Flow):
+    """Zero where the activation's channel is."""
+
+    name: str
+    axis: int
+
+
+@dataclass(frozen=True)
+class Constant(Flow):
+    """Zero where the constant's slice along `axis` holds zeros only; `axis` None: the whole constant."""
+
+    name: str
+    axis: int | None
+
+
+@dataclass(frozen=True)
+class AllOf(Flow):
+    """Zero where every term is: a sum."""
+
+    terms: tuple[Flow, ...]
+
+
+@dataclass(frozen=True)
+class AnyOf(Flow):
+    """Zero where some term is: a product."""
+
+    terms: tuple[Flow, ...]
+
+
+@dataclass(frozen=True)
+class Taken(Flow):
+    """Relabelled: index i of the result is index `indices[i]` of the term (Reshape, Slice, Gather)."""
+
+    term: Flow
+    indices: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Joined(Flow):
+    """Terms one after another (Concat); None stands for `length` channels that are not known to be zero."""
+
+    terms: tuple[tuple[Flow | None, int], ...]
+
+
+@dataclass(frozen=True)
+class Contraction(Flow):
+    """Output o of a weight is zero where every live (o, i) slice reads a zero channel and the bias is
+    zero."""
+
+    weight: str
+    source: Flow
+    """Flags of the input channels in the order (groups, I), flattened."""
+    bias: Flow | None
+
+
+@dataclass(frozen=True)
+class FlowStep:
+    """The zero channels of one tensor axis."""
+
+    name: str
+    axis: int
+    flow: Flow
+
+
+@dataclass(frozen=True)
+class Read:
+    """One node that reads a prunable weight: which activation axis it contracts."""
+
+    weight: str
+    node: ir.Node
+    source: str | None
+    """Name of the contracted activation; None where it is not followed."""
+    axis: int
 
 
 @dataclass(frozen=True)
@@ -63,11 +201,24 @@ class Coupling:
 
     n_classes: int
     axes: Mapping[tuple[str, int], ClassIds]
-    """(tensor name, axis) -> class per index, for activations, weights' operands and per-channel vectors alike."""
+    """(tensor name, axis) -> class per index, for activations, weights' operands and per-channel vectors
+    alike."""
     weights: Mapping[str, WeightClasses]
     vectors: tuple[ChannelVector, ...]
     pins: tuple[Pin, ...]
     equal_counts: tuple[EqualCount, ...]
+    wire_class: ClassIds = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Shape (n_wires,): the class each wire belongs to."""
+    weight_wires: Mapping[str, WeightClasses] = field(default_factory=dict)
+    """As `weights`, with wires."""
+    vector_wires: tuple[ClassIds, ...] = ()
+    """For each of `vectors`: wire per index along its axis."""
+    counts: tuple[CountRewrite, ...] = ()
+    indices: tuple[IndexRewrite, ...] = ()
+    merges: tuple[Merge, ...] = ()
+    flows: tuple[FlowStep, ...] = ()
+    """In topological order."""
+    reads: tuple[Read, ...] = ()
 
     def pinned(self) -> NDArray[np.bool_]:
         """Shape (n_classes,): True where some pin names the class."""

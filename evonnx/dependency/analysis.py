@@ -1,0 +1,190 @@
+"""The coupling of a network: one forward walk in topological order, then dense numbers for what the rules
+said.
+
+The walk refuses by default: an operator without a rule pins every channel that reaches it, graph outputs pin,
+and so does any reader of a weight or channel vector that no rule spoke for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from evonnx.dependency.coupling import ChannelVector, ClassIds, Coupling, EqualCount, Pin, WeightClasses
+from evonnx.dependency.ids import IdArray
+from evonnx.dependency.rules import rules_by_operator
+from evonnx.dependency.scope import Scope, WeightIds, captured_values
+from evonnx.dependency.sizes import evaluate
+from evonnx.network import Network, Weight
+
+
+def analyse(network: Network) -> Coupling:
+    """Follow every channel through the graph.
+
+    Only shapes and integer constants matter, not the weights' values: an offspring of unchanged shapes has
+    the coupling of its parent.
+
+    Raises:
+        PluginError: the dependency rules cannot be loaded.
+        ModelError: the graph's channel numbers contradict each other.
+    """
+    scope = Scope(network)
+    for node in network.model.graph:
+        _visit(node, scope)
+    _close_graph(scope)
+    return _finish(scope)
+
+
+def _visit(node: ir.Node, scope: Scope) -> None:
+    if node.op_type == "Constant" and not node.inputs:
+        return
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    rule = rules_by_operator().get(node.op_type if not domain else f"{domain}::{node.op_type}")
+    for value in captured_values(node):
+        scope.pin_value(value, node, f"a subgraph of {node.op_type} reads {value.name!r}")
+    if _visit_sizes(node, scope, frozenset() if rule is None else rule.size_slots):
+        return
+    if rule is None:
+        shown = node.op_type if not domain else f"{domain}.{node.op_type}"
+        scope.pin_inputs(node, f"operator {shown} is not understood")
+        return
+    rule.visit(node, scope)
+
+
+def _visit_sizes(node: ir.Node, scope: Scope, accepted: frozenset[int]) -> bool:
+    """Arithmetic on shapes; whether that was all there was to the node."""
+    computed = [value is not None and value.name in scope.sizes for value in node.inputs]
+    if not any(computed):
+        return False
+    entries = evaluate(node, [scope.sizes_at(value) for value in node.inputs])
+    if entries is not None and entries.ndim <= 1 and node.outputs[0].name is not None:
+        scope.sizes[node.outputs[0].name] = entries
+        return True
+    for slot, value in enumerate(node.inputs):
+        if computed[slot] and slot not in accepted:
+            scope.pin_value(value, node, f"{node.op_type} computes with their number")
+    return False
+
+
+def _close_graph(scope: Scope) -> None:
+    """What must hold at the borders: outputs, weights out of reach, constants with readers that nobody spoke
+    for."""
+    network = scope.network
+    for output in network.model.graph.outputs:
+        producer = output.producer()
+        label = scope.label(producer) if producer is not None else str(output.name)
+        scope.pin_value(output, label, f"graph output {output.name!r} keeps its shape")
+    for weight in network.weights.values():
+        use = weight.uses[0]
+        if weight.name not in scope.weight_ids:
+            outputs = scope.fresh(weight.outputs)
+            inputs = scope.fresh(weight.groups * weight.inputs_per_group)
+            for ids in (outputs, inputs):
+                scope.pin(ids, use.node_label, f"this {use.op_type} is not followed")
+            scope.weight_ids[weight.name] = WeightIds(outputs, inputs.reshape(weight.groups, -1))
+        stranger = _stranger(weight, scope)
+        if stranger is not None:
+            ids_of = scope.weight_ids[weight.name]
+            for ids in (ids_of.output, ids_of.input):
+                scope.pin(ids, stranger, f"{weight.name!r} is also read here")
+        _weight_axes(weight, scope)
+    for vector in {vector.name: vector for vector in scope.vectors}.values():
+        value = _constant(network.model, vector.name)
+        claims = scope.claims.get(vector.name, set())
+        readers = [use.node for use in value.uses() if (use.node, use.idx) not in claims]
+        if readers or value.is_graph_output() or vector.name in network.weights:
+            where = readers[0] if readers else vector.node_label
+            scope.pin_value(value, where, f"{vector.name!r} is also read here, or is a graph output")
+
+
+def _constant(model: ir.Model, name: str) -> ir.Value:
+    value = model.graph.initializers.get(name)
+    if value is not None:
+        return value
+    return next(node.outputs[0] for node in model.graph if node.outputs and node.outputs[0].name == name)
+
+
+def _stranger(weight: Weight, scope: Scope) -> ir.Node | str | None:
+    """A reader of the weight, before, within or after its relayouts, that is none of its uses."""
+    known = {(use.node, use.input_index) for use in weight.uses}
+    chain: set[ir.Node] = set()
+    values: list[ir.Value] = []
+    for use in weight.uses:
+        value = use.node.inputs[use.input_index]
+        while value is not None:
+            values.append(value)
+            producer = value.producer()
+            if producer is None or value.name == weight.name:
+                break
+            chain.add(producer)
+            value = producer.inputs[0] if producer.inputs else None
+    for value in values:
+        for reader in value.uses():
+            if (reader.node, reader.idx) not in known and reader.node not in chain:
+                return reader.node
+        if value.is_graph_output():
+            return f"graph output {value.name}"
+    return None
+
+
+def _weight_axes(weight: Weight, scope: Scope) -> None:
+    """A weight's stored axes, where they carry channels one by one."""
+    if weight.uses[0].relayouts or (weight.groups > 1 and weight.uses[0].op_type == "ConvTranspose"):
+        return
+    ids = scope.weight_ids[weight.name]
+    scope.axes[weight.name, weight.output_axis] = ids.output
+    if weight.groups == 1:
+        scope.axes[weight.name, weight.input_axis] = ids.input[0]
+
+
+def _finish(scope: Scope) -> Coupling:
+    everything = np.arange(len(scope.classes), dtype=np.int64)
+    _, class_of = np.unique(scope.classes.find(everything.copy()), return_inverse=True)
+    _, wire_of = np.unique(scope.wires.find(everything.copy()), return_inverse=True)
+    n_classes = int(class_of.max()) + 1 if class_of.size else 0
+    wire_class = np.zeros(int(wire_of.max()) + 1 if wire_of.size else 0, dtype=np.int64)
+    wire_class[wire_of] = class_of
+
+    def classes(ids: IdArray) -> ClassIds:
+        return np.asarray(class_of[ids], dtype=np.int64)
+
+    def wires(ids: IdArray) -> ClassIds:
+        return np.asarray(wire_of[ids], dtype=np.int64)
+
+    unique = dict.fromkeys(scope.vectors)
+    return Coupling(
+        n_classes=n_classes,
+        axes={key: classes(ids) for key, ids in scope.axes.items()},
+        weights={name: WeightClasses(classes(w.output), classes(w.input)) for name, w in _ordered(scope)},
+        vectors=tuple(ChannelVector(v.name, v.axis, v.role, v.node_label, v.layer) for v in unique),
+        pins=_pins(scope, class_of),
+        equal_counts=tuple(
+            EqualCount(tuple(classes(row) for row in rows), label, reason)
+            for rows, label, reason in scope.equal_counts
+        ),
+        wire_class=wire_class,
+        weight_wires={name: WeightClasses(wires(w.output), wires(w.input)) for name, w in _ordered(scope)},
+        vector_wires=tuple(wires(scope.axes[v.name, v.axis]) for v in unique),
+        counts=tuple(replace(rewrite, classes=classes(rewrite.classes)) for rewrite in scope.counts),
+        indices=tuple(replace(rewrite, classes=classes(rewrite.classes)) for rewrite in scope.indices),
+        merges=tuple(scope.merges),
+        flows=tuple(scope.flows),
+        reads=tuple(scope.reads),
+    )
+
+
+def _ordered(scope: Scope) -> list[tuple[str, WeightIds]]:
+    return [(name, scope.weight_ids[name]) for name in scope.network.weights]
+
+
+def _pins(scope: Scope, class_of: ClassIds) -> tuple[Pin, ...]:
+    """One pin per node and reason."""
+    gathered: dict[tuple[str, str], list[IdArray]] = {}
+    for ids, label, reason in scope.pins:
+        gathered.setdefault((label, reason), []).append(ids)
+    return tuple(
+        Pin(np.unique(class_of[np.concatenate(parts)]), label, reason)
+        for (label, reason), parts in gathered.items()
+    )

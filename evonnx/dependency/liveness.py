@@ -1,0 +1,153 @@
+"""Removal run to its fixed point: what dies when masks say that some synapses do.
+
+A wire (see `coupling.py`) in a class that is not pinned is dead if no live synapse produces it or no live
+synapse consumes it; a dead wire takes its producing rows, its consuming slices and its channel vectors with
+it. Repeated until nothing changes. A class is dead when all its wires are. A layer without a live synapse
+whose output goes nowhere but into a residual addition dies whole: its private vectors die too, so that its
+branch is exactly zero.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evonnx.dependency.coupling import ChannelVector, ClassIds, Coupling, WeightClasses
+from evonnx.network import Network, Weight
+
+# Layering: masks stands higher, so the alias is repeated in words here: bool arrays in the stored shape, by
+# name.
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Closure:
+    """Masks after removal has run to its fixed point."""
+
+    masks: dict[str, Bools]
+    """By weight name, stored shape; True lives."""
+    dead_classes: Bools
+    """Shape (n_classes,)."""
+    vectors_dead: tuple[tuple[ChannelVector, Bools], ...]
+    """Every channel vector with at least one dead index: (vector, shape (length,), True where it is dead)."""
+    dead_layers: tuple[str, ...]
+    """Weights of residual branches that died whole."""
+
+
+def close(network: Network, coupling: Coupling, masks: dict[str, Bools]) -> Closure:
+    """Run removal to its fixed point.
+
+    Args:
+        network: the network that the masks belong to.
+        coupling: its coupling.
+        masks: by weight name, stored shape, True lives; a weight without a mask is live where it is not zero.
+
+    Returns:
+        Masks for every prunable weight, all of them subsets of those given.
+    """
+    canonical = {
+        name: weight.to_canonical(
+            np.asarray(masks[name], dtype=np.bool_) if name in masks else network.array(name) != 0
+        )
+        for name, weight in network.weights.items()
+    }
+    slices = {name: np.any(mask, axis=2) for name, mask in canonical.items()}
+    dead = _dead_wires(network, coupling, slices)
+    closed = {}
+    for name, weight in network.weights.items():
+        wires = coupling.weight_wires[name]
+        alive = _survivors(weight, wires, ~dead)
+        mask = np.asarray(canonical[name], dtype=np.bool_)
+        closed[name] = np.ascontiguousarray(weight.from_canonical(mask if alive is None else mask & alive))
+    alive_per_class = np.zeros(coupling.n_classes, dtype=np.bool_)
+    alive_per_class[coupling.wire_class[~dead]] = True
+    layers = _dead_layers(network, coupling, closed)
+    return Closure(closed, ~alive_per_class, _dead_vectors(coupling, dead, layers), layers)
+
+
+def _survivors(weight: Weight, wires: WeightClasses, alive: Bools) -> Bools | None:
+    """Shape (O, I, 1): False where a dead wire takes the synapse; None if all stay."""
+    rows, columns = alive[wires.output], alive[wires.input]
+    if rows.all() and columns.all():
+        return None
+    per_row = np.repeat(columns, weight.outputs // weight.groups, axis=0)
+    return (rows[:, None] & per_row)[:, :, None]
+
+
+def _dead_wires(network: Network, coupling: Coupling, slices: dict[str, Bools]) -> Bools:
+    """The fixed point, shape (n_wires,). `slices`: (O, I) per weight, True where a live synapse is; consumed.
+
+    Per wire, the live slices that produce and that consume it are counted once and then only counted down:
+    every row and column is visited when its wire dies, so the work is linear in the number of slices.
+    """
+    n_wires = coupling.wire_class.size
+    free = ~coupling.pinned()[coupling.wire_class]
+    produced = np.zeros(n_wires, dtype=np.int64)
+    consumed = np.zeros(n_wires, dtype=np.int64)
+    for name, weight in network.weights.items():
+        _add(produced, consumed, coupling.weight_wires[name], weight, slices[name], 1)
+    dead = np.zeros(n_wires, dtype=np.bool_)
+    while True:
+        dying = free & ~dead & ((produced == 0) | (consumed == 0))
+        if not dying.any():
+            return dead
+        dead |= dying
+        for name, weight in network.weights.items():
+            _kill(produced, consumed, coupling.weight_wires[name], weight, slices[name], dying)
+
+
+def _kill(
+    produced: ClassIds, consumed: ClassIds, wires: WeightClasses, weight: Weight, live: Bools, dying: Bools
+) -> None:
+    """Take the rows and columns of dying wires out of `live` and out of the counts."""
+    rows, columns = dying[wires.output], dying[wires.input]
+    if rows.any():
+        gone = np.zeros_like(live)
+        gone[rows] = live[rows]
+        live[rows] = False
+        _add(produced, consumed, wires, weight, gone, -1)
+    if columns.any():
+        taken = live & np.repeat(columns, weight.outputs // weight.groups, axis=0)
+        live &= ~taken
+        _add(produced, consumed, wires, weight, taken, -1)
+
+
+def _add(
+    produced: ClassIds, consumed: ClassIds, wires: WeightClasses, weight: Weight, live: Bools, sign: int
+) -> None:
+    """Add (or subtract) the live slices of one weight to the counts of the wires at both their ends."""
+    np.add.at(produced, wires.output, sign * np.count_nonzero(live, axis=1))
+    grouped = live.reshape(weight.groups, -1, weight.inputs_per_group)
+    np.add.at(consumed, wires.input, sign * np.count_nonzero(grouped, axis=1))
+
+
+def _dead_layers(network: Network, coupling: Coupling, masks: dict[str, Bools]) -> tuple[str, ...]:
+    ends = Counter(merge.layer for merge in coupling.merges)
+    return tuple(
+        name
+        for name, weight in network.weights.items()
+        if ends[name] >= len(weight.uses) and not masks[name].any()
+    )
+
+
+def _dead_vectors(
+    coupling: Coupling, dead: Bools, layers: tuple[str, ...]
+) -> tuple[tuple[ChannelVector, Bools], ...]:
+    """A constant that several nodes read dies only where it is dead for all of them."""
+    found = [
+        dead[wires] | (vector.layer in layers)
+        for vector, wires in zip(coupling.vectors, coupling.vector_wires, strict=True)
+    ]
+    everywhere: dict[tuple[str, int], Bools] = {}
+    for vector, gone in zip(coupling.vectors, found, strict=True):
+        key = (vector.name, vector.axis)
+        everywhere[key] = everywhere[key] & gone if key in everywhere else gone
+    return tuple(
+        (vector, everywhere[vector.name, vector.axis])
+        for vector in coupling.vectors
+        if everywhere[vector.name, vector.axis].any()
+    )

@@ -1,0 +1,87 @@
+"""Conv and ConvTranspose.
+
+    Conv            y[n, o] = bias[o] + sum_i W[o, i] * x[n, g * I + i]      group g = o // (O / groups)
+    ConvTranspose   the same with W stored (I, O)
+
+x axis 1 <-> inputs, y axis 1 <-> outputs (new wires), bias axis 0 <-> outputs. The batch axis passes through.
+
+- groups = 1: inputs and outputs are independent.
+- depthwise (one input per group): output o = g * m + j can only go together with input g and all m outputs
+  of it: one class, different wires; the group attribute counts the inputs.
+- other groupings: every group must keep equally many inputs and equally many outputs.
+- pins: a weight that is not a constant or not prunable, ConvTranspose with groups, followed spatial axes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from evonnx.dependency.coupling import Constant, Contraction
+from evonnx.dependency.scope import Scope
+from evonnx.network import Weight
+
+
+class ConvolutionRule:
+    """Conv and ConvTranspose of any spatial rank."""
+
+    operators = frozenset({"Conv", "ConvTranspose"})
+    size_slots: frozenset[int] = frozenset()
+
+    def visit(self, node: ir.Node, scope: Scope) -> None:
+        """See the module's algebra."""
+        source, value = node.inputs[0], node.outputs[0]
+        found = scope.weight(node, 1)
+        if source is None or found is None:
+            scope.pin_inputs(node, f"{node.op_type} whose kernel is not a prunable constant")
+            return
+        weight, use = found
+        for axis, ids in scope.tracked(source).items():
+            if axis > 1:
+                scope.pin(ids, node, f"{node.op_type} slides over an axis that carries channels")
+            elif axis == 0:
+                scope.carry(value, 0, ids)
+        groups = node.attributes.get_int("group", 1)
+        inputs = scope.require(source, 1, weight.groups * weight.inputs_per_group, node)
+        outputs = scope.fresh(weight.outputs)
+        if groups != weight.groups or weight.uses[use].relayouts != weight.uses[0].relayouts:
+            scope.pin(inputs, node, f"{weight.name!r} is read in two different layouts")
+            scope.pin(outputs, node, f"{weight.name!r} is read in two different layouts")
+        self._groups(node, scope, weight, inputs, outputs)
+        scope.weight_axes(weight, outputs, inputs.reshape(weight.groups, weight.inputs_per_group))
+        scope.claim(node, 1)
+        scope.read(weight.name, node, source, 1)
+
+        bias = None
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            constant = scope.constant(node.inputs[2])
+            if constant is None:
+                scope.pin(outputs, node, "the bias is not a constant")
+            else:
+                scope.vector(node, 2, 0, outputs, "bias", None)
+            bias = Constant(str(node.inputs[2].name), 0)
+        known = bias is None or scope.constant(node.inputs[2]) is not None
+        flow = Contraction(weight.name, scope.activation(source, 1), bias) if known else None
+        scope.carry(value, 1, outputs, flow)
+        scope.begin_layer(value, weight.name)
+
+    def _groups(
+        self, node: ir.Node, scope: Scope, weight: Weight, inputs: np.ndarray, outputs: np.ndarray
+    ) -> None:
+        if weight.groups == 1:
+            return
+        if node.op_type == "ConvTranspose":
+            for ids in (inputs, outputs):
+                scope.pin(ids, node, "ConvTranspose with groups is not cut")
+        elif weight.inputs_per_group == 1:
+            scope.bind(outputs, np.repeat(inputs, weight.outputs // weight.groups))
+            scope.count(node, "group", None, inputs)
+        else:
+            scope.equal_count(
+                list(inputs.reshape(weight.groups, -1)), node, "every group must read equally many channels"
+            )
+            scope.equal_count(
+                list(outputs.reshape(weight.groups, -1)),
+                node,
+                "every group must put out equally many channels",
+            )

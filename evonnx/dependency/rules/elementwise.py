@@ -1,0 +1,113 @@
+"""Element-wise functions of one activation, and PRelu.
+
+Every axis of x <-> the same axis of y. f(0) = 0 makes a function zero-preserving (argument "forward").
+A dead channel carries zeros in the masked model, and zero times infinity is not zero: functions that are not
+finite at 0 (Log, Reciprocal, Acosh) pin.
+
+    PRelu   y = x where x >= 0, else slope * x: slope of one entry, or per channel ("slope" vector)
+
+- pins: PRelu whose slope is not a constant or does not line up, a second output (Dropout's mask) that is
+read.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from evonnx.dependency.scope import Scope
+
+_KEEPS_ZERO = frozenset(
+    [
+        "Abs",
+        "Asin",
+        "Asinh",
+        "Atan",
+        "Atanh",
+        "Cast",
+        "Ceil",
+        "Celu",
+        "Clip",
+        "Dropout",
+        "Elu",
+        "Erf",
+        "Floor",
+        "Gelu",
+        "HardSwish",
+        "Identity",
+        "LeakyRelu",
+        "Mish",
+        "Neg",
+        "Relu",
+        "Round",
+        "Selu",
+        "Shrink",
+        "Sign",
+        "Sin",
+        "Sinh",
+        "Softsign",
+        "Sqrt",
+        "Swish",
+        "Tan",
+        "Tanh",
+        "ThresholdedRelu",
+    ]
+)
+_FINITE_AT_ZERO = frozenset(
+    ["Acos", "Cos", "Cosh", "Exp", "HardSigmoid", "IsInf", "IsNaN", "Not", "Sigmoid", "Softplus"]
+)
+_INFINITE_AT_ZERO = frozenset({"Log", "Reciprocal", "Acosh"})
+
+
+class ElementwiseRule:
+    """Unary element-wise operators and activations."""
+
+    operators = _KEEPS_ZERO | _FINITE_AT_ZERO | _INFINITE_AT_ZERO | {"PRelu"}
+    size_slots: frozenset[int] = frozenset()
+
+    def visit(self, node: ir.Node, scope: Scope) -> None:
+        """See the module's algebra."""
+        source, value = node.inputs[0], node.outputs[0]
+        if source is None or not scope.tracked(source):
+            scope.pin_inputs(node, f"{node.op_type} computes its parameters from these channels")
+            return
+        if node.op_type in _INFINITE_AT_ZERO:
+            scope.pin_inputs(node, f"{node.op_type} is not finite at zero, the value of a removed channel")
+            return
+        if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
+            scope.pin_inputs(node, f"the second output of {node.op_type} is read")
+        for parameter in node.inputs[1:]:
+            if parameter is not None and scope.constant(parameter) is None:
+                scope.pin_value(parameter, node, f"it is a parameter of {node.op_type}")
+        if node.op_type == "PRelu":
+            self._slope(node, scope, source)
+        scope.pass_through(source, value, zero_preserving=self._keeps_zero(node, scope))
+
+    def _keeps_zero(self, node: ir.Node, scope: Scope) -> bool:
+        if node.op_type == "Clip":
+            low, high = self._bound(node, scope, 1, "min"), self._bound(node, scope, 2, "max")
+            return low is not None and high is not None and low <= 0 <= high
+        if node.op_type == "Shrink":
+            return node.attributes.get_float("lambd", 0.5) >= 0
+        if node.op_type == "ThresholdedRelu":
+            return node.attributes.get_float("alpha", 1.0) >= 0
+        return node.op_type in _KEEPS_ZERO or node.op_type == "PRelu"
+
+    def _bound(self, node: ir.Node, scope: Scope, slot: int, attribute: str) -> float | None:
+        """A bound of Clip; infinite where it has none, None where it is computed at run time."""
+        missing = float("-inf") if slot == 1 else float("inf")
+        if len(node.inputs) > slot and node.inputs[slot] is not None:
+            array = scope.constant(node.inputs[slot])
+            return None if array is None or array.size != 1 else float(array.reshape(()).astype(float))
+        return node.attributes.get_float(attribute, missing)
+
+    def _slope(self, node: ir.Node, scope: Scope, source: ir.Value) -> None:
+        slope = scope.constant(node.inputs[1])
+        shape = scope.shape(source)
+        if slope is None or shape is None:
+            scope.pin_inputs(node, "the slope of PRelu is not a constant")
+            return
+        offset = len(shape) - slope.ndim
+        for axis, ids in scope.tracked(source).items():
+            at = axis - offset
+            if at >= 0 and slope.shape[at] != 1:
+                scope.vector(node, 1, at, ids, "slope", source)
