@@ -11,7 +11,8 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO
 
 import typer
 
@@ -94,19 +95,27 @@ def _fail(message: str, code: int = 1) -> None:
     raise typer.Exit(code)
 
 
+_results: ContextVar[TextIO | None] = ContextVar("_results", default=None)
+"""Where `emit` writes while standard output is turned away; None: standard output."""
+
+
 @contextlib.contextmanager
 def _only_json(wanted: bool) -> Iterator[None]:
     """Inside, `print` goes to standard error if only JSON may go to standard output; `emit` gets past."""
     if not wanted:
         yield
         return
-    with contextlib.redirect_stdout(sys.stderr):
-        yield
+    token = _results.set(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results.reset(token)
 
 
 def emit(document: Mapping[str, Any]) -> None:
     """Print the one JSON document of a command run with `--json`."""
-    stdout = sys.__stdout__ if sys.stdout is sys.stderr and sys.__stdout__ is not None else sys.stdout
+    stdout = _results.get() or sys.stdout
     stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
     stdout.flush()
 

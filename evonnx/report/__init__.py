@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from evonnx.report.page import page
 from evonnx.report.reading import Run, read_run
-from evonnx.report.table import show, to_markdown
+from evonnx.report.table import literal, show, to_markdown
 from evonnx.report.tables import summary, tables
 from evonnx.run_store import RUN_FILE, read_json, write_atomic
 from evonnx.text import plain
@@ -46,12 +46,16 @@ def render_terminal(run: Mapping[str, Any], console: Console) -> None:
 
 def markdown(run: Run) -> str:
     """report.md."""
-    parts = [f"# {run.model}\n", f"{run.task}\n", f"**{summary(run)}**\n", *map(to_markdown, tables(run))]
+    parts = [
+        f"# {literal(run.model)}\n",
+        f"{literal(run.task)}\n",
+        f"**{literal(summary(run))}**\n",
+        *map(to_markdown, tables(run)),
+    ]
     if run.notes:
-        parts.append("## Notes\n\n" + "\n".join(f"- {plain(note)}" for note in run.notes) + "\n")
-    parts.append(
-        "## How it was made\n\n" + "\n".join(f"- {name}: {plain(v)}" for name, v in run.facts.items()) + "\n"
-    )
+        parts.append("## Notes\n\n" + "\n".join(f"- {literal(note)}" for note in run.notes) + "\n")
+    facts = (f"- {name}: {literal(value)}" for name, value in run.facts.items())
+    parts.append("## How it was made\n\n" + "\n".join(facts) + "\n")
     return "\n".join(parts)
 
 

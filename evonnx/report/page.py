@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from evonnx.report.plots import Series, heatmap, line_chart
 from evonnx.report.reading import Entry, Latency, Run
@@ -26,7 +26,7 @@ th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--rule); }
 .words { text-align: left; } tr.marked { background: var(--mark); font-weight: 600; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 0 2rem; }
-svg { width: 100%; height: auto; max-width: 46rem; font-family: inherit; }
+svg { width: 100%; height: auto; font-family: inherit; }
 .grid { stroke: var(--rule); stroke-width: 1; } .axis { stroke: var(--soft); }
 .tick, .label { fill: var(--soft); font-size: 12px; } .label { fill: var(--fore); }
 .line { fill: none; stroke-width: 2; } .bar { stroke-width: 1.5; opacity: .6; }
@@ -65,9 +65,9 @@ def _plots(run: Run) -> str:
     ]
     if run.batches:
         parts.append(_section("Latency", _latency_plot(run)))
-    columns = [one.label.split(" ")[0] for one in run.entries]
+    columns = [one.label for one in run.line]
     names = [layer.name for layer in run.entries[0].layers]
-    survival_of = [{layer.name: layer.survival for layer in one.layers} for one in run.entries]
+    survival_of = [{layer.name: layer.survival for layer in one.layers} for one in run.line]
     shares = [[living.get(name, 0.0) for living in survival_of] for name in names]
     survival = _section(
         "Synapses that live, per layer and generation, in %", heatmap("Survival", names, columns, shares)
@@ -80,30 +80,34 @@ def _section(title: str, plot: str) -> str:
 
 
 def _score_plot(run: Run) -> str:
-    factor = 100 if run.unit == "%" else 1
-    lines = []
     measures: tuple[tuple[str, Callable[[Entry], float | None]], ...] = (
         ("test", lambda one: one.score),
         ("validation", lambda one: one.score_validation),
     )
-    for name, pick in measures:
-        known = [(one, pick(one)) for one in run.entries]
-        points = [(one, value) for one, value in known if value is not None]
-        lines.append(
-            Series(
-                name,
-                tuple((one.architectural_efficiency, factor * value) for one, value in points),
-                tuple(
-                    f"{one.label}: {times(one.architectural_efficiency)}, {run.score(value)}"
-                    for one, value in points
-                ),
-            )
-        )
+    lines = [_score_series(run, name, run.line, pick) for name, pick in measures]
+    if run.has_best:
+        # Apart from the line: it stands beside the offspring whose structure it has.
+        lines += [_score_series(run, f"best.onnx, {name}", run.entries[-1:], pick) for name, pick in measures]
     lines = [line for line in lines if line.points]
     if not lines:
         return "<p>Nothing was scored.</p>"
     return line_chart(
         f"{run.metric} against A-E", "A-E (times, logarithmic)", run.metric_column, lines, log_x=True
+    )
+
+
+def _score_series(
+    run: Run, name: str, entries: Sequence[Entry], pick: Callable[[Entry], float | None]
+) -> Series:
+    factor = 100 if run.unit == "%" else 1
+    known = [(one, value) for one in entries if (value := pick(one)) is not None]
+    return Series(
+        name,
+        tuple((one.architectural_efficiency, factor * value) for one, value in known),
+        tuple(
+            f"{one.label}: {times(one.architectural_efficiency)}, {name} {run.score_with_unit(value)}"
+            for one, value in known
+        ),
     )
 
 
@@ -119,47 +123,40 @@ def _size_plot(run: Run) -> str:
         base = pick(run.entries[0])
         if not base:
             continue
-        points = [(place, pick(one)) for place, one in enumerate(run.entries)]
         # A logarithmic axis has no place for zero.
-        known = [(place, value) for place, value in points if value]
+        known = [(one, value) for one in run.line if (value := pick(one))]
         lines.append(
             Series(
                 name,
-                tuple((place, 100 * value / base) for place, value in known),
-                tuple(f"{run.entries[place].label}: {whole(value)} {name}" for place, value in known),
+                tuple((one.generation, 100 * value / base) for one, value in known),
+                tuple(f"{one.label}: {whole(value)} {name}" for one, value in known),
             )
         )
-    return line_chart("Size", _generations_title(run), "% of the ancestor (logarithmic)", lines, log_y=True)
+    return line_chart(
+        "Size", "generation", "% of the ancestor (logarithmic)", lines, log_y=True, whole_x=True
+    )
 
 
 def _latency_plot(run: Run) -> str:
     lines = []
     for batch in run.batches:
-        timed = [
-            (place, one, one.latency[batch]) for place, one in enumerate(run.entries) if batch in one.latency
-        ]
+        timed = [(one, one.latency[batch]) for one in run.line if batch in one.latency]
         lines.append(
             Series(
                 f"batch {batch}",
-                tuple((place, latency.median_ms) for place, _, latency in timed),
-                tuple(
-                    f"{one.label}: {_spread(latency)}, {times(latency.ratio)}" for _, one, latency in timed
-                ),
-                tuple((latency.p10_ms, latency.p90_ms) for _, _, latency in timed),
+                tuple((one.generation, latency.median_ms) for one, latency in timed),
+                tuple(f"{one.label}: {_spread(latency)}, {times(latency.ratio)}" for one, latency in timed),
+                tuple((latency.p10_ms, latency.p90_ms) for _, latency in timed),
             )
         )
     return line_chart(
-        "Latency", _generations_title(run), "median ms, bars p10 to p90 (logarithmic)", lines, log_y=True
+        "Latency", "generation", "median ms, bars p10 to p90 (logarithmic)", lines, log_y=True, whole_x=True
     )
 
 
 def _spread(latency: Latency) -> str:
     low, middle, high = (milliseconds(ms) for ms in (latency.p10_ms, latency.median_ms, latency.p90_ms))
     return f"{middle} ms ({low} to {high})"
-
-
-def _generations_title(run: Run) -> str:
-    return "generation (the last point is best.onnx)" if run.has_best else "generation"
 
 
 def _notes(run: Run) -> str:

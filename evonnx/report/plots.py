@@ -36,6 +36,8 @@ class Axis:
     start: float
     stop: float
     log: bool = False
+    whole: bool = False
+    """Ticks at whole numbers only."""
 
     def at(self, value: float) -> float:
         """Position of a value."""
@@ -48,6 +50,7 @@ class Axis:
             raw = (self.high - self.low) / 6
             magnitude = 10 ** math.floor(math.log10(raw))
             step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= raw)
+            step = max(1, step) if self.whole else step
             first = math.ceil(self.low / step - 1e-9)
             return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
         decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
@@ -59,14 +62,16 @@ class Axis:
         return inside[:: math.ceil(len(inside) / 10)]
 
 
-def axis(title: str, values: Sequence[float], start: float, stop: float, log: bool = False) -> Axis:
+def axis(
+    title: str, values: Sequence[float], start: float, stop: float, log: bool = False, whole: bool = False
+) -> Axis:
     """An axis that holds all values with a little room around them."""
     low, high = min(values), max(values)
     if log:
         room = (high / low) ** 0.04 if high > low else 1.5
         return Axis(title, low / room, high * room, start, stop, True)
     room = (high - low) * 0.04 if high > low else abs(high) * 0.1 or 1.0
-    return Axis(title, low - room, high + room, start, stop)
+    return Axis(title, low - room, high + room, start, stop, whole=whole)
 
 
 def line_chart(
@@ -77,6 +82,7 @@ def line_chart(
     *,
     log_x: bool = False,
     log_y: bool = False,
+    whole_x: bool = False,
 ) -> str:
     """A line chart with a legend under it.
 
@@ -87,10 +93,11 @@ def line_chart(
         series: at least one point in all.
         log_x: logarithmic x axis; every x must be positive.
         log_y: logarithmic y axis; every y must be positive.
+        whole_x: x counts something; ticks at whole numbers only.
     """
     xs = [x for one in series for x, _ in one.points]
     ys = [y for one in series for _, y in one.points] + [y for one in series for bar in one.bars for y in bar]
-    x_axis = axis(x_title, xs, LEFT, WIDTH - RIGHT, log_x)
+    x_axis = axis(x_title, xs, LEFT, WIDTH - RIGHT, log_x, whole_x)
     y_axis = axis(y_title, ys, HEIGHT - BOTTOM, TOP, log_y)
     parts = [_opening(title, WIDTH, HEIGHT), *_grid(x_axis, y_axis)]
     for index, one in enumerate(series):
@@ -99,7 +106,10 @@ def line_chart(
 
 
 def _opening(title: str, width: float, height: float) -> str:
-    return f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{html(title)}">'
+    return (
+        f'<svg viewBox="0 0 {width:g} {height:g}" style="max-width: {1.15 * width:.0f}px" role="img" '
+        f'aria-label="{html(title)}">'
+    )
 
 
 def _grid(x_axis: Axis, y_axis: Axis) -> list[str]:

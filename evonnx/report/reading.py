@@ -81,6 +81,11 @@ class Run:
     """The timings as they were recorded."""
 
     @property
+    def line(self) -> tuple[Entry, ...]:
+        """The line of descent: the ancestor and the offspring, without best.onnx."""
+        return self.entries[:-1] if self.has_best else self.entries
+
+    @property
     def marked(self) -> tuple[int, ...]:
         """Rows of tables over `entries` to set off: best.onnx."""
         return (len(self.entries) - 1,) if self.has_best else ()
@@ -91,10 +96,14 @@ class Run:
         return f"{self.metric} {self.unit}".strip()
 
     def score(self, value: float | None) -> str:
-        """A score as tables show it."""
+        """A score as tables show it, under a heading that has the unit."""
         if value is None:
             return "-"
         return f"{100 * value:.2f}" if self.unit == "%" else f"{value:.4g}"
+
+    def score_with_unit(self, value: float | None) -> str:
+        """A score as sentences show it."""
+        return f"{self.score(value)}%" if self.unit == "%" else f"{self.score(value)} {self.unit}".strip()
 
 
 def read_run(document: Mapping[str, Any], source: str = "run.json") -> Run:

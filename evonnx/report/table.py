@@ -51,26 +51,26 @@ def to_markdown(table: Table) -> str:
     """A GitHub table under a heading of level 2."""
     rules = [":---" if index < table.left else "---:" for index in range(len(table.columns))]
     lines = [
-        f"## {_markdown(table.title)}",
+        f"## {literal(table.title)}",
         "",
         _markdown_row(table.columns),
         _markdown_row(rules, escaped=False),
     ]
     for index, row in enumerate(table.rows):
-        cells = [_markdown(cell) for cell in row]
+        cells = [literal(cell) for cell in row]
         if index in table.marked:
             cells = [f"**{cell}**" for cell in cells]
         lines.append(_markdown_row(cells, escaped=False))
     if table.note:
-        lines += ["", _markdown(table.note)]
+        lines += ["", literal(table.note)]
     return "\n".join(lines) + "\n"
 
 
 def _markdown_row(cells: tuple[str, ...] | list[str], escaped: bool = True) -> str:
-    return "| " + " | ".join(_markdown(cell) if escaped else cell for cell in cells) + " |"
+    return "| " + " | ".join(literal(cell) if escaped else cell for cell in cells) + " |"
 
 
-def _markdown(text: str) -> str:
+def literal(text: str) -> str:
     """Text that Markdown shows as it is."""
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#!" else letter for letter in plain(text))
 

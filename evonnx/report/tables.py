@@ -32,7 +32,7 @@ def share_of(value: int, whole_value: int) -> str:
 
 def milliseconds(value: float) -> str:
     """Three significant digits."""
-    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+    return f"{value:#.3g}" if value < 99.95 else f"{value:,.0f}"
 
 
 def efficiency_table(run: Run) -> Table:
@@ -50,7 +50,7 @@ def efficiency_table(run: Run) -> Table:
             for one in run.entries
         ),
         "Gen. 0 is the ancestor (the paper's Gen. 1). A-E: the ancestor's synapses over the offspring's live "
-        f"ones. {run.metric_column} is on test data and decided nothing; validation data did.",
+        f"ones. {run.metric.capitalize()} is on test data, which decided nothing; validation data did.",
         marked=run.marked,
     )
 
@@ -147,5 +147,5 @@ def summary(run: Run) -> str:
     if ancestor.macs and last.macs:
         parts.append(f"{times(ancestor.macs / last.macs)} fewer MACs")
     parts += [f"{times(last.latency[batch].ratio)} the speed at batch {batch}" for batch in last.latency]
-    scores = f"{run.metric_column} {run.score(last.score)} from {run.score(ancestor.score)}"
+    scores = f"test {run.metric} {run.score_with_unit(last.score)} from {run.score_with_unit(ancestor.score)}"
     return f"{name}: {', '.join(parts)}; {scores}."
