@@ -197,7 +197,7 @@ def heatmap(
                 f'fill-opacity="{0.06 + 0.84 * share:.3f}"><title>{html(name)}, {html(columns[column])}: '
                 f"{share:.2%}</title></rect>"
                 f'<text class="{"share strong" if share > 0.55 else "share"}" x="{x + cell / 2 - 1:g}" '
-                f'y="{y + 14}" text-anchor="middle">{_percent(share)}</text>'
+                f'y="{y + 14}" text-anchor="middle">{html(_percent(share))}</text>'
             )
     return "\n".join([*parts, "</svg>"])
 
