@@ -45,7 +45,7 @@ def report(run: Document, folder: Path) -> tuple[str, str]:
 
 
 def check_golden(name: str, content: str) -> None:
-    """Equal to the committed file; `EVONNX_GOLDEN=write pytest tests/test_report.py` after a wanted change."""
+    """Equal to the committed file, which `EVONNX_GOLDEN=write pytest tests/test_report.py` writes anew."""
     path = GOLDEN / name
     if os.environ.get("EVONNX_GOLDEN") == "write":
         path.write_text(content, encoding="utf-8")
