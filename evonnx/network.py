@@ -1,7 +1,7 @@
 """A model as a read-only view: prunable weights, how each node lays them out, shapes, names.
 
 The graph stays the user's own (`Network.model`); nothing here changes it. Every array in genetics, counting
-and liveness is looked at in one canonical layout, (outputs O, inputs per group I, taps K), whatever the operator.
+and liveness is seen in one canonical layout, (outputs O, inputs per group I, taps K), whatever the operator.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import cached_property
 import onnx_ir as ir
 
 from evonnx.errors import ModelError
+from evonnx.folding import fold_constants
 from evonnx.onnx_io import (
     constant_tensor,
     constant_values,
@@ -23,8 +24,9 @@ from evonnx.onnx_io import (
     stored_bytes,
     to_bytes,
 )
+from evonnx.operands import Relayout
 from evonnx.shapes import Dim, infer_shapes
-from evonnx.weights import Array, Relayout, Unprunable, Weight, WeightUse, find_weights
+from evonnx.weights import Array, Unprunable, Weight, WeightUse, find_weights
 
 __all__ = [
     "Array",
@@ -55,8 +57,8 @@ class Network:
     """Concrete shapes for every graph input, symbolic dimensions filled (from the user, else 1)."""
 
     shapes: Mapping[str, tuple[Dim, ...]] = field(default_factory=dict)
-    """Concrete shape by tensor name for `input_shapes`; None where a dimension is not known. Tensors of unknown
-    rank are missing. The declared, symbolic shapes stay in each `ir.Value.shape`."""
+    """Concrete shape by tensor name for `input_shapes`; None where a dimension is not known, no entry
+    where the rank is not. The declared, symbolic shapes stay in each `ir.Value.shape`."""
 
     stored_bytes: int | None = None
     """Size of the file with its external data; None for a model that was not read from a file."""
@@ -119,14 +121,15 @@ def network_of(
     Raises:
         ModelError: an input shape does not fit; a prunable weight is not finite.
     """
-    inference = infer_shapes(model, source, input_shapes)
-    weights, unprunable = find_weights(model, inference.shapes, inference.batch, source)
+    folded, folding_notes = fold_constants(model)
+    inference = infer_shapes(folded, source, input_shapes)
+    weights, unprunable = find_weights(folded, inference.shapes, inference.batch, source)
     return Network(
-        model=model,
+        model=folded,
         source=source,
         weights=weights,
         unprunable=unprunable,
-        notes=inference.notes,
+        notes=(*folding_notes, *inference.notes),
         input_shapes=inference.input_shapes,
         shapes=inference.shapes,
     )

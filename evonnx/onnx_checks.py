@@ -31,8 +31,8 @@ def check_proto(proto: onnx.ModelProto, file: Path) -> None:
 def _check_graph(graph: onnx.GraphProto, file: Path, outer: frozenset[str]) -> None:
     if graph.sparse_initializer:
         raise ModelError(
-            f"{file} stores {graph.sparse_initializer[0].values.name!r} as a sparse initializer, which evonnx "
-            "does not read. Store it as a dense initializer."
+            f"{file} stores {graph.sparse_initializer[0].values.name!r} as a sparse initializer, which "
+            "evonnx does not read. Store it as a dense initializer."
         )
     initializers = _unique((t.name for t in graph.initializer), "initializer", file)
     inputs = _unique((i.name for i in graph.input), "graph input", file)

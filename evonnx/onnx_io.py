@@ -1,6 +1,6 @@
 """ONNX files in and out: read with every check that a stranger's file needs, written atomically.
 
-Files are not trusted. `load_model` looks at sizes, names and external data before anything is allocated, and
+Files are not trusted. `load_model` looks at sizes, names and external data before anything is allocated;
 every refusal is a `ModelError` that names the file. Weights in external files stay there, memory-mapped on use.
 """
 
@@ -38,8 +38,8 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     External data must lie in the model's folder; it is checked for size here and mapped when touched.
 
     Raises:
-        ModelError: the file is missing, not ONNX, truncated, too new for the installed onnxruntime, has missing
-            or misplaced external data, tensors whose data does not fit their shape, duplicate names or a cycle.
+        ModelError: the file is missing, not ONNX, truncated, too new for the installed onnxruntime, has
+            missing or misplaced external data, data that does not fit a shape, duplicate names or a cycle.
     """
     file = Path(path)
     proto = _parse(file)
@@ -163,7 +163,7 @@ def constant_values(model: ir.Model) -> Iterator[tuple[str, ir.Value, ir.TensorP
 
 
 def initializer_arrays(model: ir.Model) -> dict[str, NDArray[np.generic]]:
-    """Every constant of the main graph by tensor name, initializer or Constant node, as stored (do not write)."""
+    """Every constant of the main graph by tensor name, initializer or Constant node, as stored."""
     return {name: tensor.numpy() for name, _, tensor in constant_values(model) if not _is_string(tensor)}
 
 

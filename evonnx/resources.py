@@ -1,4 +1,4 @@
-"""What a model costs: live synapses, kernels and filters, stored parameters, multiply-accumulates, file bytes.
+"""What a model costs: live synapses, kernels, filters, stored parameters, multiply-accumulates, bytes.
 
 Each is stated apart and never mixed. Live counts come from the arrays (a live synapse is a weight that is not
 exactly zero); parameters, MACs and bytes come from what is stored, so they only shrink by physical removal.
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evonnx.dependency.coupling import Coupling
+from evonnx.dependency.liveness import close
 from evonnx.masks import Masks, live_masks
 from evonnx.network import Network, Weight
 from evonnx.onnx_io import stored_parameters
@@ -51,7 +52,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Ratios:
-    """Ancestor's over offspring's: how many times smaller. None where a side is unknown or the offspring has 0."""
+    """Ancestor's over offspring's: how many times smaller; None where unknown or the offspring's is 0."""
 
     synapses: float | None
     """Architectural efficiency (A-E)."""
@@ -67,8 +68,6 @@ def count(network: Network, coupling: Coupling | None = None) -> Resources:
     """Resources of a model as it stands; with `coupling`, after removal has run to its fixed point."""
     masks = live_masks(network)
     if coupling is not None:
-        from evonnx.dependency.liveness import close
-
         masks = dict(close(network, coupling, masks).masks)
     return count_masks(network, masks)
 
@@ -107,13 +106,13 @@ def dense_macs(weight: Weight) -> int | None:
 
 
 def _layer(weight: Weight, mask: NDArray[np.bool_]) -> LayerResources:
-    slices = weight.to_canonical(mask).any(axis=2)
+    slices: NDArray[np.bool_] = np.any(weight.to_canonical(mask), axis=2)
     return LayerResources(
         name=weight.name,
         op_type=weight.uses[0].op_type,
         synapses=int(np.count_nonzero(mask)),
         kernels=int(np.count_nonzero(slices)) if weight.is_convolution else 0,
-        filters=int(np.count_nonzero(slices.any(axis=1))),
+        filters=int(np.count_nonzero(np.any(slices, axis=1))),
         macs=dense_macs(weight),
     )
 

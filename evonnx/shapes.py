@@ -12,10 +12,23 @@ import onnx
 import onnx_ir as ir
 
 from evonnx.errors import ModelError
+from evonnx.folding import fold_constants
+from evonnx.operands import WEIGHT_PORTS
 
 Dim = int | str | None
 
-_IMAGE_SIDE = 224
+_SIDES = (
+    (224, 1),
+    (224, 512),
+    (32, 16),
+    (28, 64),
+    (64, 128),
+    (256, 256),
+    (299, 1024),
+    (320, 2048),
+    (640, 16000),
+)
+"""Tried in turn for open dimensions until all layers fit: (side of an image, any other length)."""
 _SMALL_ELEMENTS = 4096
 """Constants up to this size keep their data for inference: they may hold a shape."""
 
@@ -41,23 +54,17 @@ def infer_shapes(
     Raises:
         ModelError: `input_shapes` names no input, or does not fit what the model declares.
     """
-    chosen, notes = _concrete_inputs(model, source, input_shapes or {})
-    proto = _skeleton(model, chosen)
-    shapes: dict[str, tuple[Dim, ...]] = {}
-    try:
-        proto = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
-    except Exception as error:  # inference errors come in many classes; shapes then stay unknown
-        notes.append(f"Shape inference failed ({str(error).splitlines()[0][:200]}); MACs are not known.")
-    for info in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output):
-        if info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape"):
-            shapes[info.name] = tuple(
-                dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
-                for dim in info.type.tensor_type.shape.dim
-            )
-    for name, value in model.graph.initializers.items():
-        if value.const_value is not None:
-            shapes[name] = tuple(int(dim) for dim in value.const_value.shape.numpy())
-    return Inference(chosen, shapes, _batch(model, chosen), tuple(notes))
+    given = input_shapes or {}
+    _check_given(model, source, given)
+    best = _attempt(model, given, _SIDES[0])
+    if best.missing:
+        computed = fold_constants(model, integers=True)[0]
+        for sides in _SIDES if best.guessed else _SIDES[:1]:
+            attempt = _attempt(computed, given, sides)
+            best = attempt if attempt.missing < best.missing else best
+            if not best.missing:
+                break
+    return best.inference
 
 
 def model_inputs(model: ir.Model) -> list[ir.Value]:
@@ -65,58 +72,129 @@ def model_inputs(model: ir.Model) -> list[ir.Value]:
     return [value for value in model.graph.inputs if value.name not in model.graph.initializers]
 
 
-def _concrete_inputs(
-    model: ir.Model, source: str, given: Mapping[str, Sequence[int]]
-) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-    inputs = model_inputs(model)
-    listing = ", ".join(f"{value.name}{_declared(value)}" for value in inputs) or "none"
-    unknown = sorted(set(given) - {value.name or "" for value in inputs})
-    if unknown:
-        raise ModelError(f"{source} has no input named {unknown[0]!r}; its inputs are {listing}.")
+@dataclass(frozen=True)
+class _Attempt:
+    inference: Inference
+    guessed: bool
+    """Whether an open dimension other than the batch was guessed."""
+    missing: int
+    """How many nodes that multiply with weights have no shape, or one that does not fit their weights."""
+
+
+def _attempt(model: ir.Model, given: Mapping[str, Sequence[int]], sides: tuple[int, int]) -> _Attempt:
+    """Infer with open image sides set to `sides[0]` and other open dimensions to `sides[1]`."""
     chosen: dict[str, tuple[int, ...]] = {}
     notes: list[str] = []
-    for value in inputs:
+    symbols = _symbols(model, given)
+    for value in model_inputs(model):
         name = value.name or ""
-        declared = None if value.shape is None else [_known(dim) for dim in value.shape]
         if name in given:
-            chosen[name] = _checked(tuple(given[name]), declared, name, source, listing)
-        elif declared is not None:
-            chosen[name], guessed = _filled(declared)
-            if guessed:
+            chosen[name] = tuple(given[name])
+        elif value.shape is not None:
+            declared = [_known(dim) or symbols.get(_symbol(dim)) for dim in value.shape]
+            chosen[name] = _filled(declared, *sides)
+            if None in declared[1:]:
                 size = "x".join(map(str, chosen[name]))
                 notes.append(f"Input {name!r} declares {_declared(value)}; shapes and MACs are for {size}.")
-    return chosen, notes
+    guessed = bool(notes)
+    shapes: dict[str, tuple[Dim, ...]] = {}
+    try:
+        proto = onnx.shape_inference.infer_shapes(_skeleton(model, chosen), strict_mode=False, data_prop=True)
+    except Exception as error:  # inference errors come in many classes; shapes then stay unknown
+        notes.append(f"Shape inference failed ({str(error).splitlines()[0][:200]}); MACs are not known.")
+    else:
+        shapes = _shapes_in(proto)
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None:
+            shapes[name] = tuple(int(dim) for dim in value.const_value.shape.numpy())
+    inference = Inference(chosen, shapes, _batch(model, chosen), tuple(notes))
+    return _Attempt(inference, guessed, _missing(model, shapes))
 
 
-def _checked(
-    shape: tuple[int, ...], declared: list[int | None] | None, name: str, source: str, listing: str
-) -> tuple[int, ...]:
-    if any(dim < 1 for dim in shape):
-        raise ModelError(f"Input shape {list(shape)} for {name!r} of {source} has a dimension below 1.")
-    fits = declared is None or (
-        len(declared) == len(shape)
-        and all(want is None or want == dim for want, dim in zip(declared, shape, strict=True))
-    )
-    if not fits:
-        raise ModelError(
-            f"Input shape {list(shape)} does not fit input {name!r} of {source}; it declares {listing}."
+def _shapes_in(proto: onnx.ModelProto) -> dict[str, tuple[Dim, ...]]:
+    return {
+        info.name: tuple(
+            dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
+            for dim in info.type.tensor_type.shape.dim
         )
-    return shape
+        for info in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)
+        if info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape")
+    }
 
 
-def _filled(declared: list[int | None]) -> tuple[tuple[int, ...], bool]:
-    """Unknown dimensions filled: 1, but for 4-D images a side of 224 and 3 channels. Also: is it a guess?"""
-    image = len(declared) == 4
+def _missing(model: ir.Model, shapes: Mapping[str, tuple[Dim, ...]]) -> int:
+    missing = 0
+    for node in model.graph:
+        if node.op_type in WEIGHT_PORTS:
+            made = shapes.get(node.outputs[0].name or "", (None,))
+            known = all(isinstance(dim, int) and dim > 0 for dim in made)
+            missing += not (known and _contracts(node, shapes))
+    return missing
+
+
+def _contracts(node: ir.Node, shapes: Mapping[str, tuple[Dim, ...]]) -> bool:
+    """Whether the two operands of a product agree; shape inference lets them differ."""
+    if node.op_type not in ("Gemm", "MatMul"):
+        return True
+    a, b = (shapes.get((value.name if value is not None else None) or "", ()) for value in node.inputs[:2])
+    if not a or not b:
+        return True
+    left = a[0] if node.attributes.get_int("transA", 0) else a[-1]
+    right = b[-1] if node.attributes.get_int("transB", 0) else b[max(0, len(b) - 2)]
+    return left is None or right is None or left == right
+
+
+def _check_given(model: ir.Model, source: str, given: Mapping[str, Sequence[int]]) -> None:
+    inputs = {value.name or "": value for value in model_inputs(model)}
+    listing = ", ".join(f"{name}{_declared(value)}" for name, value in inputs.items()) or "none"
+    for name, shape in given.items():
+        if name not in inputs:
+            raise ModelError(f"{source} has no input named {name!r}; its inputs are {listing}.")
+        if any(dim < 1 for dim in shape):
+            raise ModelError(f"Shape {list(shape)} for input {name!r} of {source} has a dimension below 1.")
+        declared = inputs[name].shape
+        if declared is None:
+            continue
+        fits = len(declared) == len(shape) and all(
+            _known(want) in (None, dim) for want, dim in zip(declared, shape, strict=True)
+        )
+        if not fits:
+            raise ModelError(
+                f"Shape {list(shape)} does not fit input {name!r} of {source}; its inputs are {listing}."
+            )
+
+
+def _filled(declared: list[int | None], side: int, length: int) -> tuple[int, ...]:
+    """Open dimensions filled: the batch with 1, images (4-D) with 3 channels and `side`, others `length`."""
     shape: list[int] = []
     for axis, dim in enumerate(declared):
         if dim is not None:
             shape.append(dim)
-        elif image and axis > 0:
-            channels = axis == 1 and declared[3] != 3
-            shape.append(3 if channels else _IMAGE_SIDE)
-        else:
+        elif axis == 0:
             shape.append(1)
-    return tuple(shape), any(dim is None for dim in declared[1:])
+        elif len(declared) == 4:
+            channels = axis == 1 and declared[3] != 3
+            shape.append(3 if channels else side)
+        else:
+            shape.append(length)
+    return tuple(shape)
+
+
+def _symbols(model: ir.Model, given: Mapping[str, Sequence[int]]) -> dict[str | None, int]:
+    """Sizes of named dimensions: as given for another input, or 1 for those that lead an input (a batch)."""
+    sizes: dict[str | None, int] = {}
+    for value in model_inputs(model):
+        for axis, dim in enumerate(value.shape or ()):
+            name = _symbol(dim)
+            if name is not None and (value.name or "") in given:
+                sizes[name] = given[value.name or ""][axis]
+            elif name is not None and axis == 0:
+                sizes.setdefault(name, 1)
+    return sizes
+
+
+def _symbol(dim: object) -> str | None:
+    return (dim.value or None) if isinstance(dim, ir.SymbolicDim) else None
 
 
 def _batch(model: ir.Model, chosen: Mapping[str, tuple[int, ...]]) -> int:

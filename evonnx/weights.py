@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from evonnx.errors import ModelError
 from evonnx.onnx_io import constant_tensor, model_label, node_labels
-from evonnx.relayouts import RELAYOUTS, Relayout, Source, static_shape, trace
+from evonnx.operands import RELAYOUTS, WEIGHT_PORTS, Relayout, Source, static_shape, trace
 from evonnx.shapes import Dim
 
 Array = NDArray[np.generic]
@@ -122,8 +122,6 @@ class Unprunable:
     reason: str
 
 
-_PORTS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1, 0), "MatMul": (1, 0)}
-"""Inputs that may hold a prunable weight, the usual one first."""
 _OTHER_PORTS = {
     **dict.fromkeys(("LSTM", "GRU", "RNN"), ((1, 2), "recurrent weights are not clusters yet")),
     **dict.fromkeys(("ConvInteger", "MatMulInteger"), ((1,), "integer weights are not synapses")),
@@ -193,8 +191,8 @@ def _ports(node: ir.Node) -> list[tuple[int, str]]:
             for index, value in enumerate(node.inputs)
             if len(static_shape(value) or ()) > 1
         ]
-    if node.op_type in _PORTS:
-        return [(index, "") for index in _PORTS[node.op_type] if index < len(node.inputs)]
+    if node.op_type in WEIGHT_PORTS:
+        return [(index, "") for index in WEIGHT_PORTS[node.op_type] if index < len(node.inputs)]
     indices, reason = _OTHER_PORTS.get(node.op_type, ((), ""))
     return [
         (index, reason) for index in indices if index < len(node.inputs) and _is_float(node.inputs[index])

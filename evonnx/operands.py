@@ -1,7 +1,8 @@
-"""Constant relayouts: from the operand that a node reads back to the initializer that holds its numbers.
+"""Weight operands: which inputs may hold weights, and the way back to the initializer that holds them.
 
-Algebra: Reshape, Squeeze, Unsqueeze and Flatten are one "reshape" step, Transpose is one "transpose" step, Identity and
-Cast are none (a cast keeps zeros). All of them move numbers without mixing them, so masks map back through the steps.
+Algebra: Reshape, Squeeze, Unsqueeze and Flatten are one "reshape" step, Transpose is one "transpose" step,
+Identity and Cast are none (a cast keeps zeros). All move numbers without mixing them, so masks map back through
+the steps.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import onnx_ir as ir
 
 from evonnx.onnx_io import constant_tensor
 
+WEIGHT_PORTS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1, 0), "MatMul": (1, 0)}
+"""Inputs that may hold a prunable weight, by operator, the usual one first."""
 RELAYOUTS = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"))
 
 
