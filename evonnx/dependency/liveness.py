@@ -10,6 +10,7 @@ branch is exactly zero.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,7 @@ class Closure:
     """Weights of residual branches that died whole."""
 
 
-def close(network: Network, coupling: Coupling, masks: dict[str, Bools]) -> Closure:
+def close(network: Network, coupling: Coupling, masks: Mapping[str, Bools]) -> Closure:
     """Run removal to its fixed point.
 
     Args:

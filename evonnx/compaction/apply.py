@@ -1,0 +1,218 @@
+"""Carrying out a plan: clone, slice, rewrite, drop what nobody reads. Mechanical; every decision is in the
+plan."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from evonnx.compaction.lineage import compose_lineage, read_lineage, write_lineage
+from evonnx.compaction.plan import Compacted, ConstantChange, Indices, InputGather, Plan
+from evonnx.network import Array, Network
+from evonnx.onnx_io import constant_values, set_array
+
+
+def apply_plan(network: Network, plan: Plan) -> Compacted:
+    """The compact model that a plan describes.
+
+    Names, inputs, outputs, dynamic axes, opset and metadata stay; node names too. Declared shapes of what was
+    cut follow; an initializer that nobody reads any more is dropped (with its entry among the graph inputs,
+    if it has one).
+
+    Args:
+        network: the network that the plan was made for.
+        plan: from `plan_compaction`.
+
+    Raises:
+        ModelError: the model's own lineage entry is damaged or does not fit it.
+    """
+    model = network.model.clone()
+    graph = model.graph
+    nodes = list(graph)
+    read_before = _read_names(graph)
+    _fold(network, model, nodes, plan)
+    _cut(network, model, plan)
+    for change in plan.attributes:
+        value = change.value
+        attribute = (
+            ir.AttrInt64(change.attribute, value)
+            if isinstance(value, int)
+            else ir.AttrInt64s(change.attribute, value)
+        )
+        nodes[change.node.index].attributes[change.attribute] = attribute
+    _change_constants(model, nodes, plan.constants)
+    for gather in plan.gathers:
+        _insert_gather(graph, nodes[gather.node.index], gather)
+    _bypass(graph, nodes, plan)
+    graph.remove([nodes[one.index] for one in plan.removed_nodes], safe=True)
+    _set_shapes(graph, plan)
+    _drop_unread(graph, read_before)
+    lineage = _lineage(model, plan)
+    write_lineage(model, lineage)
+    kept = {(cut.tensor, cut.axis): cut.kept for cut in plan.activations}
+    return Compacted(model, lineage, plan, kept)
+
+
+def _fold(network: Network, model: ir.Model, nodes: list[ir.Node], plan: Plan) -> None:
+    """Apply relayouts of cut weights to the constants themselves."""
+    positions = {node: index for index, node in enumerate(network.model.graph)}
+    constants = {name: value for name, value, _ in constant_values(model)}
+    for fold in plan.folds:
+        array = network.array(fold.tensor)
+        for step in network.weights[fold.tensor].uses[0].relayouts:
+            array = array.reshape(step.argument) if step.kind == "reshape" else array.transpose(step.argument)
+        set_array(model, fold.tensor, np.ascontiguousarray(array))
+        for use in network.weights[fold.tensor].uses:
+            node = nodes[positions[use.node]]
+            between = node.inputs[use.input_index]
+            node.replace_input_with(use.input_index, constants[fold.tensor])
+            while between is not None and not between.uses() and (relayout := between.producer()) is not None:
+                between = relayout.inputs[0] if relayout.inputs else None
+                graph_node = relayout
+                model.graph.remove(graph_node, safe=True)
+
+
+def _cut(network: Network, model: ir.Model, plan: Plan) -> None:
+    arrays: dict[str, Array] = {}
+    constants = {name: tensor for name, _, tensor in constant_values(model)}
+    for cut in plan.cuts:
+        array = arrays.get(cut.tensor)
+        array = constants[cut.tensor].numpy() if array is None else array
+        arrays[cut.tensor] = np.take(array, cut.kept, axis=cut.axis)
+    for grouped in plan.grouped_cuts:
+        array = constants[grouped.tensor].numpy()
+        group_of = grouped.kept_outputs // (grouped.outputs // grouped.groups)
+        rows = [
+            array[grouped.kept_outputs[group_of == group]][:, inputs]
+            for group, inputs in enumerate(grouped.kept_inputs)
+        ]
+        arrays[grouped.tensor] = np.concatenate(rows)
+    for name, array in arrays.items():
+        set_array(model, name, np.ascontiguousarray(array))
+
+
+def _change_constants(model: ir.Model, nodes: list[ir.Node], changes: tuple[ConstantChange, ...]) -> None:
+    """In place where every reader of the constant gets the same new value, else in a constant of their
+    own."""
+    by_tensor: dict[str, list[ConstantChange]] = {}
+    for change in changes:
+        by_tensor.setdefault(change.tensor, []).append(change)
+    for name, wanted in by_tensor.items():
+        value = nodes[wanted[0].node.index].inputs[wanted[0].slot]
+        assert value is not None
+        readers = {(use.node, use.idx) for use in value.uses()}
+        ours = {(nodes[change.node.index], change.slot) for change in wanted}
+        alike = all(np.array_equal(change.value, wanted[0].value) for change in wanted)
+        if alike and readers == ours and not value.is_graph_output():
+            set_array(model, name, wanted[0].value)
+            continue
+        for number, change in enumerate(wanted, start=1):
+            node = nodes[change.node.index]
+            made = _constant_before(
+                model.graph, node, _free_name(model.graph, f"{name}_compact{number}"), change.value
+            )
+            node.replace_input_with(change.slot, made)
+
+
+def _constant_before(graph: ir.Graph, node: ir.Node, name: str, array: Array) -> ir.Value:
+    """A Constant node (an initializer would have to be a graph input before IR version 4)."""
+    attribute = ir.AttrTensor("value", ir.Tensor(np.ascontiguousarray(array), name=name))
+    made = ir.Node("", "Constant", [], [attribute], num_outputs=1, name=name)
+    value = made.outputs[0]
+    value.name = name
+    value.shape = ir.Shape(array.shape)
+    value.dtype = ir.DataType.from_numpy(array.dtype)
+    graph.insert_before(node, made)
+    return value
+
+
+def _insert_gather(graph: ir.Graph, node: ir.Node, gather: InputGather) -> None:
+    source = node.inputs[gather.slot]
+    assert source is not None
+    stem = _free_name(graph, f"{gather.weight}_inputs")
+    indices = _constant_before(graph, node, f"{stem}_indices", gather.kept)
+    made = ir.Node(
+        "", "Gather", [source, indices], [ir.AttrInt64("axis", gather.axis)], num_outputs=1, name=stem
+    )
+    value = made.outputs[0]
+    value.name = stem
+    if source.dtype is not None:
+        value.dtype = source.dtype
+    if source.shape is not None:
+        shape = list(source.shape)
+        shape[gather.axis] = gather.kept.size
+        value.shape = ir.Shape(shape)
+    graph.insert_before(node, made)
+    node.replace_input_with(gather.slot, value)
+
+
+def _bypass(graph: ir.Graph, nodes: list[ir.Node], plan: Plan) -> None:
+    """Readers of the sum read its operand; a sum that is a graph output becomes an Identity, so that names
+    stay."""
+    for one in plan.bypasses:
+        node = nodes[one.node.index]
+        operand, result = node.inputs[one.keep], node.outputs[0]
+        assert operand is not None
+        if not result.is_graph_output():
+            result.replace_all_uses_with(operand)
+            graph.remove(node, safe=True)
+            continue
+        node.resize_inputs(1)
+        node.replace_input_with(0, operand)
+        node.op_type = "Identity"
+        node.attributes.clear()
+
+
+def _set_shapes(graph: ir.Graph, plan: Plan) -> None:
+    """Declared shapes follow the cuts; only dimensions that are numbers change."""
+    lengths = {(cut.tensor, cut.axis): cut.kept.size for cut in plan.activations}
+    by_name: dict[str, list[tuple[int, int]]] = {}
+    for (name, axis), length in lengths.items():
+        by_name.setdefault(name, []).append((axis, length))
+    for node in graph:
+        for value in node.outputs:
+            if value.shape is None or value.name not in by_name:
+                continue
+            shape = list(value.shape)
+            for axis, length in by_name[value.name]:
+                if isinstance(shape[axis], int):
+                    shape[axis] = length
+            value.shape = ir.Shape(shape)
+
+
+def _read_names(graph: ir.Graph) -> set[str]:
+    """Names of initializers that something reads."""
+    return {name for name, value in graph.initializers.items() if value.uses() or value.is_graph_output()}
+
+
+def _drop_unread(graph: ir.Graph, read_before: set[str]) -> None:
+    for name in list(graph.initializers):
+        value = graph.initializers[name]
+        if name in read_before and not value.uses() and not value.is_graph_output():
+            if value.is_graph_input():
+                graph.inputs.remove(value)
+            del graph.initializers[name]
+
+
+def _lineage(model: ir.Model, plan: Plan) -> dict[tuple[str, int], Indices]:
+    child: dict[tuple[str, int], Indices] = {(cut.tensor, cut.axis): cut.kept for cut in plan.cuts}
+    for grouped in plan.grouped_cuts:
+        child[grouped.tensor, 0] = grouped.kept_outputs
+        starts = np.arange(grouped.groups) * grouped.inputs_per_group
+        child[grouped.tensor, 1] = np.concatenate(
+            [row + start for row, start in zip(grouped.kept_inputs, starts, strict=True)]
+        )
+    present = {name for name, _, _ in constant_values(model)}
+    composed = compose_lineage(read_lineage(model), child)
+    return {key: kept for key, kept in composed.items() if key[0] in present}
+
+
+def _free_name(graph: ir.Graph, stem: str) -> str:
+    taken = set(graph.initializers) | {str(value.name) for value in graph.inputs}
+    for node in graph:
+        taken.update(str(value.name) for value in node.outputs)
+        taken.add(str(node.name))
+    name, number = stem, 2
+    while name in taken or f"{name}_indices" in taken:
+        name, number = f"{stem}{number}", number + 1
+    return name

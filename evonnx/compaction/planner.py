@@ -1,0 +1,351 @@
+"""From a model file with zeros in it to a removal plan: pure analysis, nothing is changed.
+
+1. forward: which channels are always zero; additions of zero are bypassed, and what nobody reads then goes.
+2. backward: which classes still influence an output.
+3. what stays although it is dead: the last channel of an axis, equal counts, alignment.
+4. cuts of constants, numbers that change with them, single dead inputs of matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+
+from evonnx.compaction.observed import Edges, Observed, edges_of
+from evonnx.compaction.plan import (
+    ActivationCut,
+    AttributeChange,
+    AxisCut,
+    ConstantChange,
+    GroupedCut,
+    Indices,
+    InputGather,
+    NodeAt,
+    Padding,
+    Plan,
+    RelayoutFold,
+)
+from evonnx.compaction.reach import find_bypasses, needed_nodes
+from evonnx.compaction.zeros import Flags, live_slices, zero_channels
+from evonnx.dependency.coupling import ClassIds, Coupling
+from evonnx.network import Array, Network, Weight
+from evonnx.onnx_io import constant_tensor
+
+_GATHER_SHARE = 0.25
+"""A Gather is put before a matrix only where at least this share of its columns goes ..."""
+_GATHER_BYTES = 160
+"""... and more bytes are saved than it takes: 8 per index and about this many for the node."""
+
+
+def plan_compaction(network: Network, coupling: Coupling, align: int = 1) -> Plan:
+    """Plan the removal of everything that is provably dead in a model.
+
+    Args:
+        network: a model whose dead synapses are exactly zero.
+        coupling: its coupling.
+        align: keep extra dead channels so that every layer puts out a multiple of this many.
+    """
+    if align < 1:
+        raise ValueError(f"align must be at least 1, not {align}")
+    return _Planner(network, coupling, align).plan()
+
+
+class _Planner:
+    def __init__(self, network: Network, coupling: Coupling, align: int) -> None:
+        self.network = network
+        self.coupling = coupling
+        self.align = align
+        self.nodes = list(network.model.graph)
+        self.at = {node: NodeAt(index, network.label(node)) for index, node in enumerate(self.nodes)}
+        self.live = live_slices(network)
+        self.zeros = zero_channels(network, coupling, self.live)
+        self.bypasses = find_bypasses(network, self.zeros)
+        stand_in = {
+            self.nodes[one.node.index]: value
+            for one in self.bypasses
+            if (value := self.nodes[one.node.index].inputs[one.keep]) is not None
+        }
+        before = needed_nodes(network.model.graph, {})
+        self.needed = needed_nodes(network.model.graph, stand_in)
+        self.bypasses = [one for one in self.bypasses if self.nodes[one.node.index] in self.needed]
+        self.removed = [self.at[node] for node in self.nodes if node in before and node not in self.needed]
+        self.gone = {self.nodes[one.index] for one in self.removed}
+        sources: dict[str, list[tuple[str | None, int]]] = {}
+        for read in coupling.reads:
+            if read.node not in self.gone:
+                sources.setdefault(read.weight, []).append((read.source, read.axis))
+        for name, weight in network.weights.items():
+            if any(use.node not in self.gone for use in weight.uses):
+                sources.setdefault(name, [])
+        self.edges = edges_of(network, coupling, self.live, self.zeros, sources)
+        self.observed = Observed(coupling, self.edges)
+        self.extra: dict[str, ClassIds] = {}
+        self.refusals: list[str] = []
+        self.notes: list[str] = []
+
+    def plan(self) -> Plan:
+        self._settle()
+        kept = self.observed.kept
+        gathers = list(self._gathers(kept))
+        cuts, grouped, folds = self._weight_cuts(kept, {one.weight: columns for one, columns, _ in gathers})
+        cuts += self._vector_cuts(kept)
+        attributes, constants = self._rewrites(kept)
+        activations = self._activation_cuts(kept)
+        inserted: list[InputGather] = []
+        for gather, columns, existing in gathers:
+            if existing is None:
+                inserted.append(gather)
+                continue
+            constants = self._extend(constants, existing, gather.kept)
+            source = self.nodes[gather.node.index].inputs[gather.slot]
+            assert source is not None
+            key = (str(source.name), gather.axis)
+            activations = [cut for cut in activations if (cut.tensor, cut.axis) != key]
+            activations.append(ActivationCut(*key, columns, self.coupling.axes[key].size))
+            self.notes.append(
+                f"the Gather before {gather.node.label} picks {gather.kept.size} instead of {gather.length}"
+            )
+        for fold in folds:
+            self.notes.append(f"the relayout of {fold.tensor} is folded into the constant, to be cut")
+        return Plan(
+            cuts=tuple(cuts),
+            grouped_cuts=tuple(grouped),
+            folds=tuple(folds),
+            activations=tuple(activations),
+            attributes=tuple(attributes),
+            constants=tuple(constants),
+            gathers=tuple(inserted),
+            bypasses=tuple(self.bypasses),
+            removed_nodes=tuple(self.removed),
+            removed_layers=tuple(name for name in self.network.weights if name not in self.edges),
+            padding=tuple(self._padding(kept)),
+            refusals=tuple(self.refusals),
+            notes=tuple(self.notes),
+        )
+
+    # ------------------------------------------------------------------------------- what stays although dead
+
+    def _settle(self) -> None:
+        """Keep more until every axis has a channel, equal counts are equal and counts are aligned."""
+        while True:
+            before = int(self.observed.kept.sum())
+            self._keep_last()
+            for constraint in self.coupling.equal_counts:
+                self._equalise(constraint.classes, constraint.reason)
+            for name, edge in self.edges.items():
+                self._align(name, edge)
+            if int(self.observed.kept.sum()) == before:
+                return
+
+    def _keep(self, classes: ClassIds, reason: str) -> None:
+        self.extra[reason] = np.union1d(self.extra.get(reason, classes[:0]), classes)
+        self.observed.keep(classes)
+
+    def _keep_last(self) -> None:
+        weights = [(name, edge.output) for name, edge in self.edges.items()]
+        activations = [(name, ids) for (name, _), ids in self.coupling.axes.items() if self._lives(name)]
+        for name, ids in (*weights, *activations):
+            if ids.size and not self.observed.kept[ids].any():
+                self._keep(ids[:1], "one channel must stay")
+                self.refusals.append(
+                    f"all {ids.size} channels of {name!r} are dead; one stays, or the path would be cut"
+                )
+
+    def _equalise(self, rows: tuple[ClassIds, ...], reason: str) -> None:
+        kept = self.observed.kept
+        most = max(int(np.count_nonzero(kept[row])) for row in rows)
+        for row in rows:
+            missing = most - int(np.count_nonzero(kept[row]))
+            if missing > 0:
+                self._keep(row[~kept[row]][:missing], reason)
+
+    def _align(self, name: str, edge: Edges) -> None:
+        kept = self.observed.kept[edge.output]
+        count = int(np.count_nonzero(kept))
+        wanted = min(-(-count // self.align) * self.align, edge.output.size)
+        if count < wanted:
+            self._keep(edge.output[~kept][: wanted - count], f"channel counts are multiples of {self.align}")
+
+    def _padding(self, kept: Flags) -> Iterator[Padding]:
+        """Dead outputs that stay, by weight and reason."""
+        for name, edge in self.edges.items():
+            for reason, classes in self.extra.items():
+                found = np.flatnonzero(np.isin(edge.output, classes))
+                if found.size:
+                    yield Padding(name, found, reason)
+            silent = ~self.live[name].any(axis=1)
+            for pin in self.coupling.pins:
+                found = np.flatnonzero(silent & np.isin(edge.output, pin.classes))
+                if found.size:
+                    yield Padding(name, found, f"{pin.reason} ({pin.node_label})")
+
+    def _lives(self, tensor: str) -> bool:
+        """Whether an activation is still computed."""
+        return tensor in self._computed
+
+    @cached_property
+    def _computed(self) -> set[str]:
+        graph = self.network.model.graph
+        outputs = [value for node in self.nodes if node not in self.gone for value in node.outputs]
+        names = {str(value.name) for value in outputs if constant_tensor(value) is None}
+        return names | ({str(value.name) for value in graph.inputs} - set(graph.initializers))
+
+    # ------------------------------------------------------------------------------------------------- cuts
+
+    def _weight_cuts(
+        self, kept: Flags, columns: dict[str, Indices]
+    ) -> tuple[list[AxisCut], list[GroupedCut], list[RelayoutFold]]:
+        cuts: list[AxisCut] = []
+        grouped: list[GroupedCut] = []
+        folds: list[RelayoutFold] = []
+        for name, edge in self.edges.items():
+            weight = edge.weight
+            outputs, inputs = kept[edge.output], kept[edge.input]
+            if name in columns:
+                inputs = np.isin(np.arange(weight.inputs_per_group), columns[name])[None]
+            if outputs.all() and inputs.all():
+                continue
+            if weight.uses[0].relayouts:
+                folds.append(RelayoutFold(name, weight.operand_shape))
+            if weight.groups == 1:
+                cuts += _cut(name, weight.output_axis, outputs)
+                cuts += _cut(name, weight.input_axis, inputs[0])
+            elif weight.inputs_per_group == 1:
+                cuts += _cut(name, 0, outputs)
+            else:
+                grouped.append(_grouped_cut(name, weight, outputs, inputs))
+        return cuts, grouped, folds
+
+    def _vector_cuts(self, kept: Flags) -> list[AxisCut]:
+        cuts: list[AxisCut] = []
+        for name, axis in dict.fromkeys((vector.name, vector.axis) for vector in self.coupling.vectors):
+            if name in self.network.weights:
+                continue
+            cuts += _cut(name, axis, kept[self.coupling.axes[name, axis]])
+        alive = [node for node in self.nodes if node not in self.gone]
+        read = {str(value.name) for node in alive for value in node.inputs if value is not None}
+        return [cut for cut in cuts if cut.tensor in read]
+
+    def _activation_cuts(self, kept: Flags) -> list[ActivationCut]:
+        found = []
+        for (name, axis), classes in self.coupling.axes.items():
+            stays = kept[classes]
+            if self._lives(name) and not stays.all():
+                found.append(ActivationCut(name, axis, np.flatnonzero(stays), stays.size))
+        return found
+
+    # ---------------------------------------------------------------------------------------------- numbers
+
+    def _rewrites(self, kept: Flags) -> tuple[list[AttributeChange], list[ConstantChange]]:
+        attributes: dict[tuple[ir.Node, str], list[int] | int] = {}
+        constants: dict[tuple[ir.Node, int], Array] = {}
+        for rewrite in self.coupling.counts:
+            stays = kept[rewrite.classes]
+            if rewrite.node in self.gone or stays.all():
+                continue
+            count = int(np.count_nonzero(stays))
+            if isinstance(rewrite.slot, str):
+                key = (rewrite.node, rewrite.slot)
+                if rewrite.position is None:
+                    attributes[key] = count
+                    continue
+                numbers = attributes.get(key, list(rewrite.node.attributes.get_ints(rewrite.slot, ())))
+                assert isinstance(numbers, list)
+                numbers[rewrite.position] = count
+                attributes[key] = numbers
+            else:
+                array = constants.get((rewrite.node, rewrite.slot))
+                array = self._operand(rewrite.node, rewrite.slot).copy() if array is None else array
+                array.reshape(-1)[rewrite.position] = count
+                constants[rewrite.node, rewrite.slot] = array
+        for index in self.coupling.indices:
+            stays = kept[index.classes]
+            if index.node in self.gone or stays.all():
+                continue
+            old = self._operand(index.node, index.slot)
+            positions = old.astype(np.int64)
+            positions = np.where(positions < 0, positions + stays.size, positions)
+            renumbered = (np.cumsum(stays) - 1)[positions[stays[positions]]]
+            constants[index.node, index.slot] = renumbered.astype(old.dtype)
+        return (
+            [
+                AttributeChange(self.at[node], name, value if isinstance(value, int) else tuple(value))
+                for (node, name), value in attributes.items()
+            ],
+            [
+                ConstantChange(self.at[node], slot, str(_input(node, slot).name), array)
+                for (node, slot), array in constants.items()
+            ],
+        )
+
+    def _operand(self, node: ir.Node, slot: int) -> Array:
+        return self.network.array(str(_input(node, slot).name))
+
+    # --------------------------------------------------------------------------------- single dead inputs
+
+    def _gathers(self, kept: Flags) -> Iterator[tuple[InputGather, Indices, ir.Node | None]]:
+        """(gather, kept columns in the weight's old numbering, the Gather that is there already)."""
+        reads = {read.weight: read for read in self.coupling.reads if read.node not in self.gone}
+        for name, edge in self.edges.items():
+            weight, read = edge.weight, reads.get(name)
+            if weight.is_convolution or weight.taps != 1 or len(weight.uses) != 1 or read is None:
+                continue
+            stays = kept[edge.input[0]]
+            used = stays & edge.live[kept[edge.output]].any(axis=0)
+            length, left = int(np.count_nonzero(stays)), int(np.count_nonzero(used))
+            slot = 1 - weight.uses[0].input_index
+            source = read.node.inputs[slot]
+            if source is None or read.source is None or not 0 < left <= (1 - _GATHER_SHARE) * length:
+                continue
+            existing = self._gather_before(source, read.axis)
+            column_bytes = int(np.count_nonzero(kept[edge.output])) * self.network.array(name).itemsize
+            saved = (length - left) * column_bytes
+            if existing is None and saved <= 8 * left + _GATHER_BYTES:
+                continue
+            columns = np.flatnonzero(used)
+            positions = (np.cumsum(stays) - 1)[columns]
+            gather = InputGather(self.at[read.node], slot, name, read.axis, positions, length)
+            yield gather, columns, existing
+
+    def _gather_before(self, value: ir.Value, axis: int) -> ir.Node | None:
+        """A Gather by constant indices along this axis that feeds nothing else."""
+        node = value.producer()
+        if node is None or node.op_type != "Gather" or len(value.uses()) != 1 or value.is_graph_output():
+            return None
+        ours = any(index.node is node for index in self.coupling.indices)
+        rank = len(self.network.shapes.get(str(value.name), ()))
+        return node if ours and node.attributes.get_int("axis", 0) in (axis, axis - rank) else None
+
+    def _extend(
+        self, constants: list[ConstantChange], node: ir.Node, positions: Indices
+    ) -> list[ConstantChange]:
+        """Let an existing Gather pick `positions` of what it picks after the other changes."""
+        at = self.at[node]
+        current = next((change.value for change in constants if change.node == at and change.slot == 1), None)
+        array = self._operand(node, 1) if current is None else current
+        others = [change for change in constants if change.node != at or change.slot != 1]
+        return [*others, ConstantChange(at, 1, str(_input(node, 1).name), array[positions])]
+
+
+def _input(node: ir.Node, slot: int) -> ir.Value:
+    value = node.inputs[slot]
+    assert value is not None
+    return value
+
+
+def _cut(name: str, axis: int, stays: Flags) -> list[AxisCut]:
+    return [] if stays.all() else [AxisCut(name, axis, np.flatnonzero(stays), stays.size)]
+
+
+def _grouped_cut(name: str, weight: Weight, outputs: Flags, inputs: Flags) -> GroupedCut:
+    return GroupedCut(
+        name,
+        weight.groups,
+        np.flatnonzero(outputs),
+        tuple(np.flatnonzero(row) for row in inputs),
+        weight.outputs,
+        weight.inputs_per_group,
+    )
