@@ -1,0 +1,195 @@
+"""Solving both levels of equation 3 for a genome: survival of every cluster, and F_s for every layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from evonnx.clusters import LayerClusters
+from evonnx.environment.solve import Digest, Spectrum, Vector, expected, fill, solve_factor, solve_monotone
+from evonnx.genome import Block, Floats, Genome, Levels
+
+
+@dataclass(frozen=True)
+class Pressure:
+    """What the environment does to a genome."""
+
+    cluster_survival: Floats
+    """min(1, F_c P(cluster)), shape (n_clusters,); 1 for pinned clusters, 0 for dead ones."""
+    synapse_log_factor: Mapping[str, float]
+    """log F_s by layer; inf where every synapse of a living cluster lives."""
+    expected_share: float
+    """Of the parent's amount, over all draws."""
+
+
+def survival(genome: Genome, pressure: Pressure, block: Block) -> Floats:
+    """min(1, F_s P(synapse given cluster)) of a block: shape (R, I, K); of no meaning where dead."""
+    log_factor = pressure.synapse_log_factor[block.name]
+    if log_factor == math.inf:
+        return np.ones(block.live.shape, dtype=np.float32)
+    log_p = genome.synapse_log_probability(block)
+    log_p += np.float32(log_factor)
+    return np.asarray(np.exp(np.minimum(log_p, 0, out=log_p), out=log_p))
+
+
+def solve_pressure(
+    genome: Genome, prices: Mapping[str, float], share: float, levels: Levels, cluster_share: float
+) -> Pressure:
+    """Find F_c and F_s so that the expected amount is `share` of the parent's.
+
+    With both levels the cluster level keeps k^s of the amount that hangs on clusters which can die, and the
+    synapse level takes the rest of the way to k exactly. A share that pinned clusters make unreachable is met
+    as nearly as can be; `expected_share` tells.
+
+    Args:
+        genome: what the parent hands down.
+        prices: amount per synapse of each layer.
+        share: k, in (0, 1].
+        levels: which factors act.
+        cluster_share: s.
+    """
+    total = sum(prices[name] * count for name, count in genome.live.items())
+    kept = {"both": share**cluster_share, "clusters": share, "synapses": 1.0}[levels]
+    if kept == 1:
+        clusters = _certain(genome)
+    elif genome.parent.clusters.granularity == "channel":
+        clusters = _solve_channels(genome, prices, kept, levels)
+    else:
+        clusters = _solve_own_clusters(genome, prices, kept)
+    left = {name: prices[name] * _expected_live(genome, clusters, name) for name in genome.live}
+    if levels == "clusters":
+        return Pressure(clusters, dict.fromkeys(left, math.inf), sum(left.values()) / total)
+    factors, amount = _solve_synapses(genome, prices, clusters, left, share)
+    return Pressure(clusters, factors, amount / total)
+
+
+def _certain(genome: Genome) -> Floats:
+    return (genome.cluster_live > 0).astype(np.float32)
+
+
+def _from_factors(genome: Genome, log_factor: float | Floats) -> Floats:
+    """Survival of every cluster under log F_c."""
+    log_p = genome.cluster_log_probability()
+    alive = np.exp(np.minimum(log_p + np.float32(0) + log_factor, 0)).astype(np.float32)
+    alive[genome.cluster_live == 0] = 0
+    pinned = genome.parent.clusters.pinned
+    if pinned is not None:
+        alive[pinned] = 1
+    return np.asarray(alive)
+
+
+def _own(layer: LayerClusters) -> slice:
+    """The clusters of a layer whose clusters are its own."""
+    if layer.kernels is not None:
+        return slice(layer.kernels, layer.kernels + layer.outputs * layer.inputs_per_group)
+    assert layer.rows is not None
+    return slice(int(layer.rows[0]), int(layer.rows[-1]) + 1)
+
+
+def _solve_own_clusters(genome: Genome, prices: Mapping[str, float], kept: float) -> Floats:
+    selectivity = genome.encoding.cluster_selectivity
+    log_factors = np.zeros_like(genome.cluster_x)
+    owned = {name: _own(layer) for name, layer in genome.parent.clusters.layers.items()}
+    scopes = [[name] for name in owned] if genome.encoding.scope == "layer" else [list(owned)]
+    for names in scopes:
+        spectrum = Spectrum(sum(owned[name].stop - owned[name].start for name in names), selectivity)
+        for name in names:
+            amounts = genome.cluster_live[owned[name]] * np.float32(prices[name])
+            spectrum.add(spectrum.digest(genome.cluster_x[owned[name]], amounts))
+        x, merged = spectrum.table()
+        factor = solve_factor((x - 1) / selectivity, merged, kept * float(merged.sum()))
+        for name in names:
+            log_factors[owned[name]] = factor
+    return _from_factors(genome, log_factors)
+
+
+def _solve_channels(genome: Genome, prices: Mapping[str, float], kept: float, levels: Levels) -> Floats:
+    """One F_c for all classes: a synapse needs both of its classes, so the expectation is not linear in
+    them."""
+
+    def amount(clusters: Floats) -> float:
+        return sum(prices[name] * _expected_live(genome, clusters, name) for name in genome.live)
+
+    pinned = genome.parent.clusters.pinned
+    free = genome.cluster_live > 0 if pinned is None else (genome.cluster_live > 0) & ~pinned
+    if not free.any():
+        return _certain(genome)
+    total = sum(prices[name] * count for name, count in genome.live.items())
+    fixed = amount(_from_factors(genome, -np.inf)) if pinned is not None and pinned.any() else 0.0
+    target = fixed + kept * (total - fixed) if levels == "both" else kept * total
+    if target <= fixed:
+        return _from_factors(genome, -np.inf)
+    log_p = genome.cluster_log_probability()[free].astype(np.float64)
+    # A synapse survives with at most F times the largest P, so this F is too small.
+    low = math.log((target - fixed) / total) - float(log_p.max())
+    solved = solve_monotone(
+        lambda log_factor: amount(_from_factors(genome, log_factor)), low, float(-log_p.min()), target
+    )
+    return _from_factors(genome, solved)
+
+
+def _expected_live(genome: Genome, clusters: Floats, name: str) -> float:
+    """Expected synapses of a layer whose clusters all live."""
+    layer = genome.parent.clusters.layers[name]
+    if layer.columns is None:
+        own = _own(layer)
+        return float(np.dot(genome.cluster_live[own].astype(np.float64), clusters[own]))
+    weight = genome.parent.network.weights[name]
+    size = weight.outputs * weight.inputs_per_group * weight.taps
+    if genome.live[name] == size and not layer.overlap:
+        assert layer.rows is not None
+        rows = clusters[layer.rows].astype(np.float64).reshape(layer.groups, -1).sum(axis=1)
+        return float(weight.taps * (rows @ clusters[layer.columns].astype(np.float64).sum(axis=1)))
+
+    def of_block(block: Block) -> float:
+        slices = np.count_nonzero(block.live, axis=2)[:, :, None]
+        return float(np.sum(slices * layer.spread(clusters, block.rows), dtype=np.float64))
+
+    return sum(genome.parent.map(name, of_block))
+
+
+def _solve_synapses(
+    genome: Genome, prices: Mapping[str, float], clusters: Floats, left: Mapping[str, float], share: float
+) -> tuple[dict[str, float], float]:
+    """log F_s by layer, and the expected amount. `left`: expected amount per layer after the cluster
+    level."""
+    sizes = {name: prices[name] * count for name, count in genome.live.items()}
+    target = min(share * sum(sizes.values()), sum(left.values()))
+    if genome.encoding.scope == "network":
+        factor, amount = _solve_together(genome, prices, clusters, list(sizes), target)
+        return dict.fromkeys(sizes, factor), amount
+    # Where clusters that span layers leave one less than its share, the others make up for it.
+    common = fill(np.array([left[name] for name in sizes]), np.array(list(sizes.values())), target)
+    solved = {
+        name: _solve_together(genome, prices, clusters, [name], min(common * size, left[name]))
+        for name, size in sizes.items()
+    }
+    return {name: factor for name, (factor, _) in solved.items()}, sum(
+        amount for _, amount in solved.values()
+    )
+
+
+def _solve_together(
+    genome: Genome, prices: Mapping[str, float], clusters: Floats, names: list[str], target: float
+) -> tuple[float, float]:
+    """One log F_s for some layers, and the amount that it is expected to keep there."""
+    layers, weights = genome.parent.clusters.layers, genome.parent.network.weights
+    entries = sum(
+        weights[name].outputs * weights[name].inputs_per_group * weights[name].taps for name in names
+    )
+    spectrum = Spectrum(entries, genome.encoding.synapse_selectivity)
+
+    def of_block(block: Block) -> Digest:
+        weighted = layers[block.name].spread(clusters, block.rows) * np.float32(prices[block.name])
+        return spectrum.digest(genome.traits[block.name](block), block.live * weighted)
+
+    for name in names:
+        for digest in genome.parent.map(name, of_block):
+            spectrum.add(digest)
+    x, amounts = spectrum.table()
+    log_p: Vector = (x - 1) / genome.encoding.synapse_selectivity
+    factor = solve_factor(log_p, amounts, target)
+    return factor, expected(factor, log_p, amounts)

@@ -1,0 +1,167 @@
+"""Holding a sample to its hard bound: the least probable survivors go, ties by lot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evonnx.clusters import LayerClusters
+from evonnx.environment.pressure import Pressure, survival
+from evonnx.genome import Block, Genome
+from evonnx.masks import Mask
+
+Canonical = dict[str, Mask]
+"""Masks in the canonical view (O, I, K)."""
+Protected = Mapping[str, NDArray[np.int64]]
+"""By weight name: flat indices into (O, I, K) of synapses that may not be trimmed."""
+
+_DROPPED_BITS = 12
+_CERTAIN = int(np.float32(1).view(np.uint32) >> _DROPPED_BITS)
+"""Code of probability 1: the largest."""
+
+
+@dataclass(frozen=True)
+class _Survivors:
+    """Codes of the survivors of one block that may be trimmed: leading bits of their probability, in its
+    order."""
+
+    name: str
+    places: NDArray[np.intp]
+    """Flat indices into the layer's (O, I, K)."""
+    codes: NDArray[np.uint32]
+
+
+def _survivors(
+    genome: Genome, pressure: Pressure, masks: Canonical, protected: Protected
+) -> Callable[[Block], _Survivors]:
+    def of_block(block: Block) -> _Survivors:
+        layer = genome.parent.clusters.layers[block.name]
+        mask = masks[block.name][block.rows]
+        start = block.rows.start * mask[0].size
+        spared = protected.get(block.name, np.zeros(0, dtype=np.int64)) - start
+        spared = spared[(spared >= 0) & (spared < mask.size)]
+        free = mask.reshape(-1)
+        if spared.size:
+            free = free.copy()
+            free[spared] = False
+        probability = survival(genome, pressure, block) * layer.spread(pressure.cluster_survival, block.rows)
+        codes = np.ascontiguousarray(probability, dtype=np.float32).view(np.uint32) >> np.uint32(
+            _DROPPED_BITS
+        )
+        places = np.flatnonzero(free)
+        return _Survivors(block.name, places + start, codes.reshape(-1)[places])
+
+    return of_block
+
+
+def trim_synapses(
+    genome: Genome,
+    pressure: Pressure,
+    masks: Canonical,
+    prices: Mapping[str, float],
+    excess: float,
+    protected: Protected,
+    rng: np.random.Generator,
+) -> None:
+    """Kill the least probable survivors until `excess` is gone, in place; all that may go if that is not
+    enough.
+
+    Probabilities that agree to 11 bits (0.05%) are ties.
+
+    Args:
+        genome: what the sample was drawn from.
+        pressure: the environment it was drawn under.
+        masks: canonical; only subsets of the parent's live synapses.
+        prices: amount per synapse of each layer.
+        excess: amount to get rid of.
+        protected: synapses to spare.
+        rng: draws among ties.
+    """
+    of_block = _survivors(genome, pressure, masks, protected)
+    amounts = np.zeros(_CERTAIN + 1)
+    for name in masks:
+        for found in genome.parent.map(name, of_block):
+            counted = np.bincount(found.codes.astype(np.intp))
+            amounts[: len(counted)] += counted * prices[name]
+    below = np.cumsum(amounts)
+    last = int(np.searchsorted(below, excess))
+    wanted = excess - (below[last - 1] if last else 0.0)
+    tied = amounts[last] if last <= _CERTAIN else 0.0
+    for name in masks:
+        price = prices[name]
+        flat = masks[name].reshape(-1)
+        for found in genome.parent.map(name, of_block):
+            flat[found.places[found.codes < last]] = False
+            ties = found.places[found.codes == last]
+            if len(ties) == 0 or wanted <= 0 or price == 0:
+                continue
+            # This block's fair part of what the ties have to give; the last block's part is all that is left.
+            part = min(len(ties), int(np.ceil(wanted * min(1.0, len(ties) * price / tied) / price - 1e-9)))
+            flat[rng.choice(ties, size=part, replace=False)] = False
+            wanted -= part * price
+            tied -= len(ties) * price
+
+
+def trim_clusters(
+    genome: Genome,
+    pressure: Pressure,
+    masks: Canonical,
+    alive: Mask,
+    prices: Mapping[str, float],
+    excess: float,
+    spared: Mask,
+    rng: np.random.Generator,
+) -> None:
+    """Kill the least probable living clusters until `excess` is gone, in place; all that may go if that is
+    not enough.
+
+    Args:
+        genome: what the sample was drawn from.
+        pressure: the environment it was drawn under.
+        masks: canonical; changed.
+        alive: shape (n_clusters,): which clusters live; changed.
+        prices: amount per synapse of each layer.
+        excess: amount to get rid of.
+        spared: shape (n_clusters,): clusters that may not be trimmed.
+        rng: orders ties.
+    """
+    clusters = genome.parent.clusters
+    counts = {name: np.count_nonzero(mask, axis=2)[:, :, None] for name, mask in masks.items()}
+
+    def amount(living: Mask) -> float:
+        return sum(
+            prices[name] * float(np.sum(counts[name][rows] * clusters.layers[name].spread(living, rows)))
+            for name in masks
+            for rows in genome.parent.row_blocks(name)
+        )
+
+    may_go = alive & ~spared
+    if clusters.pinned is not None:
+        may_go &= ~clusters.pinned
+    order = rng.permutation(np.flatnonzero(may_go))
+    order = order[np.argsort(pressure.cluster_survival[order], kind="stable")]
+    bound = amount(alive) - excess
+
+    def without(number: int) -> Mask:
+        living = alive.copy()
+        living[order[:number]] = False
+        return living
+
+    few, many = 0, len(order)
+    while few < many:
+        middle = (few + many) // 2
+        if amount(without(middle)) <= bound:
+            many = middle
+        else:
+            few = middle + 1
+    alive[order[:few]] = False
+    for name, mask in masks.items():
+        _restrict(clusters.layers[name], alive, mask, genome.parent.row_blocks(name))
+
+
+def _restrict(layer: LayerClusters, alive: Mask, mask: Mask, blocks: list[slice]) -> None:
+    for rows in blocks:
+        mask[rows] &= layer.spread(alive, rows)
