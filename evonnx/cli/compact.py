@@ -19,6 +19,7 @@ from evonnx.cli._common import (
     not_the_same,
     say,
 )
+from evonnx.text import plain
 
 
 @command
@@ -71,7 +72,7 @@ def compact(
             {
                 "masked": masked,
                 "output": output,
-                "plan": removal.plan.to_json(),
+                "plan": removal.plan.describe().splitlines(),
                 "proof": removal.proof.to_json(),
                 **{name: {"masked": old, "compact": new} for name, (old, new) in sizes.items()},
             }
@@ -81,6 +82,7 @@ def compact(
         (name, whole(old), whole(new), times(old / new if old and new else None))
         for name, (old, new) in sizes.items()
     )
-    print(removal.plan)
+    for line in removal.plan.describe().splitlines():
+        print(plain(line))
     show(Table(f"{masked} -> {output}", ("", "masked", "compact", "smaller"), rows), console())
-    print(f"Proven equal: {removal.proof}")
+    print(plain(f"Proven equal: {removal.proof}"))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from evonnx.cli._common import Debug, InputShapes, Json, Model, command, console, emit, input_shapes
+from evonnx.text import plain
 
 if TYPE_CHECKING:
     from evonnx.dependency import Coupling
@@ -43,7 +44,7 @@ def inspect(
     for table in tables_of(document):
         show(table, console())
     for note in document["notes"]:
-        print(f"- {note}")
+        print(f"- {plain(note)}")
 
 
 def describe(network: Network, coupling: Coupling) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from evonnx.cli._common import (
     Model,
     Output,
     Seed,
+    alignment,
     command,
     console,
     emit,
@@ -21,6 +22,7 @@ from evonnx.cli._common import (
     say,
 )
 from evonnx.cli.evolve import Granularity, Levels
+from evonnx.text import plain
 
 if TYPE_CHECKING:
     from evonnx.encodings import Encoding
@@ -45,8 +47,11 @@ def synthesize(
         Granularity | None, typer.Option(help="What a cluster is.", show_default="the encoding's")
     ] = None,
     encoding: Annotated[str, typer.Option(help="Genetic encoding; see `evonnx plugins`.")] = "adaptive",
-    align: Annotated[str, typer.Option(help="Keep channel counts at multiples of this number.")] = "auto",
-    stats: Annotated[bool, typer.Option("--stats", help="Show what is left of every layer.")] = False,
+    align: Annotated[str, typer.Option(help="With --stats: plan removal at this alignment.")] = "auto",
+    stats: Annotated[
+        bool,
+        typer.Option("--stats", help="Show what is left of every layer, and what `compact` would remove."),
+    ] = False,
     input_shape: InputShapes = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -65,6 +70,7 @@ def synthesize(
     import numpy as np
 
     from evonnx.clusters import find_clusters
+    from evonnx.compaction import plan_compaction
     from evonnx.dependency import analyse
     from evonnx.environment import Budget
     from evonnx.genome import encode
@@ -76,6 +82,7 @@ def synthesize(
     from evonnx.synthesis import synthesize as sample
 
     not_the_same(model, output)
+    multiple = alignment(align) or 1
     genes = _encoding(encoding, levels, cluster_share, clusters)
     network = load_network(model, input_shapes(input_shape))
     coupling = analyse(network)
@@ -93,6 +100,8 @@ def synthesize(
     masked = apply_masks(network, coupling, offspring.masks)
     save_model(masked, output)
     check_file(output)
+    child = network_of(masked, output, network.input_shapes)
+    removable = plan_compaction(child, analyse(child), align=multiple).describe().splitlines()
     document = {
         "model": model,
         "output": output,
@@ -101,17 +110,20 @@ def synthesize(
         "expected": offspring.expected_share,
         "achieved": offspring.achieved_share,
         "notes": list(offspring.notes),
-        **compare(count(network), count(network_of(masked, output, network.input_shapes))),
+        "removable": removable,
+        **compare(count(network), count(child)),
     }
     if as_json:
         emit(document)
         return
     if stats:
         show(layers_table(document), console())
+        for line in removable:
+            print(plain(line))
     for note in offspring.notes:
         say(note)
     print(
-        f"{output}: {document['synapses']} of {document['synapses_parent']} synapses live "
+        f"{plain(output)}: {document['synapses']} of {document['synapses_parent']} synapses live "
         f"({offspring.achieved_share:.2%}; the budget was {keep:.2%})"
     )
 
