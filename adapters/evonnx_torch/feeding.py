@@ -1,0 +1,110 @@
+"""From a task's batches to tensors: augmentation, chunks that fit the graph and the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evonnx.errors import AdapterError
+from evonnx.network import Array
+from evonnx.task import Batch
+from evonnx_torch.module import OnnxModule
+
+AUGMENTATIONS = ("none", "shift", "flip-shift")
+_REACH = 2
+"""Pixels an image is moved by at most."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What one forward pass takes."""
+
+    arrays: Mapping[str, Array]
+    inputs: dict[str, Tensor]
+    targets: Tensor | None
+    size: int
+    highest_label: int = -1
+    """Largest target where targets are integers."""
+
+
+def augmented(batch: Batch, kind: str, rng: np.random.Generator) -> Batch:
+    """Move (and mirror) every image of a batch on its own; what enters at the border is zero."""
+    if kind == "none":
+        return batch
+    inputs = {
+        name: _moved(array, kind == "flip-shift", rng) if array.ndim == 4 else array
+        for name, array in batch.inputs.items()
+    }
+    return Batch(inputs, batch.targets, batch.size)
+
+
+def _moved(images: Array, flip: bool, rng: np.random.Generator) -> Array:
+    count, channels, height, width = images.shape
+    padded = np.pad(images, ((0, 0), (0, 0), (_REACH, _REACH), (_REACH, _REACH)))
+    rows = rng.integers(0, 2 * _REACH + 1, (count, 1)) + np.arange(height)
+    columns = rng.integers(0, 2 * _REACH + 1, (count, 1)) + np.arange(width)
+    if flip:
+        mirrored = rng.random((count, 1)) < 0.5
+        columns = np.where(mirrored, columns[:, ::-1], columns)
+    examples = np.arange(count)[:, None, None, None]
+    planes = np.arange(channels)[None, :, None, None]
+    moved: Array = padded[examples, planes, rows[:, None, :, None], columns[:, None, None, :]]
+    return moved
+
+
+def chunks(module: OnnxModule, batch: Batch, limit: int | None) -> Iterator[Chunk]:
+    """Cut a batch into pieces of `limit` examples; a remainder that is too small for the graph is left out."""
+    size = batch.size if limit is None else min(limit, batch.size)
+    fixed = limit is not None and limit == module.declared_batch
+    for start in range(0, batch.size, max(size, 1)):
+        count = min(size, batch.size - start)
+        if fixed and count < (limit or 0) and start:
+            return
+        whole = count == batch.size
+        arrays = {
+            name: array if whole or np.ndim(array) == 0 else array[start : start + count]
+            for name, array in batch.inputs.items()
+        }
+        targets, highest = None, -1
+        if batch.targets is not None:
+            labels = np.require(batch.targets[start : start + count], requirements=["C", "W"])
+            highest = int(labels.max()) if labels.dtype.kind in "iu" else -1
+            targets = torch.from_numpy(labels).to(module.device)
+            targets = targets.to(torch.float32 if targets.is_floating_point() else torch.int64)
+        yield Chunk(arrays, module.tensors(arrays), targets, count, highest)
+
+
+def accepted_chunk(module: OnnxModule, batch: Batch, taps: tuple[str, ...]) -> int | None:
+    """How many examples one forward pass may take: None for any number, else the size that the graph declares.
+
+    A graph declared for a fixed batch often works with others once the leading entry of its reshape targets follows the
+    batch. That is tried, and believed only if examples together give what they give apart.
+
+    Raises:
+        AdapterError: the graph cannot be run at all.
+    """
+    declared = module.declared_batch
+    if declared is None:
+        return None
+    if batch.size < 2 * declared:
+        return declared
+    two = Batch(
+        {n: a[: 2 * declared] if np.ndim(a) else a for n, a in batch.inputs.items()}, None, 2 * declared
+    )
+    module.eval()
+    with torch.no_grad():
+        apart = [module(chunk.inputs, taps) for chunk in chunks(module, two, declared)]
+        try:
+            together = module(next(chunks(module, two, None)).inputs, taps)
+        except AdapterError:
+            return declared
+    for tap in taps:
+        want = torch.cat([result[tap] for result in apart]) if apart[0][tap].ndim else apart[0][tap]
+        got = together[tap]
+        if got.shape != want.shape or (got - want).abs().max() > 1e-4 * want.abs().max() + 1e-6:
+            return declared
+    return None

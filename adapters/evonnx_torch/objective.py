@@ -1,0 +1,130 @@
+"""The loss of a retraining: the task's own, the ancestor's outputs, or both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from evonnx.errors import AdapterError
+from evonnx.task import Loss
+from evonnx_torch.feeding import Chunk
+from evonnx_torch.graph import Graph
+from evonnx_torch.heads import Head, cross_entropy, find_head, match, scales
+from evonnx_torch.module import OnnxModule
+from evonnx_torch.teacher import Teacher
+
+
+def loss_outputs(graph: Graph, loss: Loss) -> tuple[str, ...]:
+    """Names of the graph outputs that a loss reads.
+
+    Raises:
+        AdapterError: the loss names no output of the graph, or nothing in it can be trained on.
+    """
+    floats = tuple(name for name in graph.outputs if name in graph.float_outputs)
+    if loss.output is not None:
+        if loss.output not in floats:
+            raise AdapterError(
+                f"The task's loss reads output {loss.output!r}; the model's floating-point outputs are: "
+                f"{', '.join(floats) or 'none'}."
+            )
+        return (loss.output,)
+    if not floats:
+        raise AdapterError("The model has no floating-point output, so no loss can be computed on it.")
+    return floats if loss.kind == "distillation" else floats[:1]
+
+
+def loss_heads(graph: Graph, loss: Loss) -> tuple[Head, ...]:
+    """How the loss reads each of its outputs; the same for student and teacher.
+
+    Raises:
+        AdapterError: as `loss_outputs`.
+    """
+    heads = tuple(find_head(graph, name) for name in loss_outputs(graph, loss))
+    if loss.kind == "mse":
+        return tuple(
+            Head(head.output, head.output, "raw") for head in heads
+        )  # targets are like the output itself
+    if loss.kind == "cross_entropy":
+        # What does not end in Softmax are logits, classes on axis 1.
+        return tuple(replace(head, kind="softmax") for head in heads)
+    return heads
+
+
+class Objective:
+    """Computes the loss of a chunk.
+
+    Args:
+        module: the student.
+        loss: the task's loss.
+        teacher: the ancestor, if any.
+        share: part of the loss that comes from the teacher.
+        temperature: softening of class distributions.
+    """
+
+    def __init__(
+        self, module: OnnxModule, loss: Loss, teacher: Teacher | None, share: float, temperature: float
+    ) -> None:
+        if loss.kind == "distillation" and teacher is None:
+            raise AdapterError("The task is distillation, but no ancestor was given to learn from.")
+        self.module, self.kind, self.teacher = module, loss.kind, teacher
+        self.share = 1.0 if loss.kind == "distillation" else share if teacher is not None else 0.0
+        self.temperature = temperature
+        self.heads = loss_heads(module.graph, loss)
+        self.taps = tuple(head.tap for head in self.heads)
+        self._scales: dict[str, float] | None = None
+
+    @property
+    def values_only(self) -> bool:
+        """Whether nothing but values is compared."""
+        return self.kind != "cross_entropy" and all(head.kind == "raw" for head in self.heads)
+
+    def __call__(self, chunk: Chunk) -> Tensor:
+        """The loss, a scalar."""
+        outputs = self.module(chunk.inputs, self.taps)
+        loss = torch.zeros((), device=self.module.device)
+        if self.share > 0 and self.teacher is not None:
+            taught = self.teacher(chunk.arrays, chunk.inputs, chunk.size)
+            loss = loss + self.share * self._taught(outputs, taught)
+        if self.share < 1:
+            loss = loss + (1 - self.share) * self._labelled(outputs[self.taps[0]], chunk)
+        return loss
+
+    def _taught(self, outputs: dict[str, Tensor], taught: tuple[Tensor, ...]) -> Tensor:
+        if self._scales is None:
+            self._scales = scales(self.heads, dict(zip(self.taps, taught, strict=True)))
+        parts = []
+        for head, theirs in zip(self.heads, taught, strict=True):
+            parts.append(match(head, outputs[head.tap], theirs, self._scales[head.tap], self.temperature))
+        return torch.stack(parts).mean()
+
+    def _labelled(self, tap: Tensor, chunk: Chunk) -> Tensor:
+        targets = chunk.targets
+        if targets is None:
+            raise AdapterError(
+                f"The task's loss is {self.kind} but its batches have no targets; "
+                "give labels, or set `distill = 1` to learn from the ancestor alone."
+            )
+        if self.kind == "mse":
+            if targets.numel() != tap.numel():
+                raise AdapterError(
+                    f"Targets have shape {list(targets.shape)}, output {self.heads[0].output!r} has "
+                    f"{list(tap.shape)}; a mean squared error needs them alike."
+                )
+            if self._scales is None:
+                self._scales = scales(self.heads, dict.fromkeys(self.taps, targets))
+            return F.mse_loss(tap, targets.reshape(tap.shape)) / self._scales[self.taps[0]]
+        rows = self.heads[0].rows(tap)
+        if rows.shape[0] != targets.numel() or rows.shape[1] < 2:
+            raise AdapterError(
+                f"Output {self.heads[0].output!r} gives {rows.shape[0]} x {rows.shape[1]} class scores for "
+                f"{targets.numel()} labels; cross-entropy needs one row of at least two classes per label."
+            )
+        if chunk.highest_label >= rows.shape[1]:
+            raise AdapterError(
+                f"A label is {chunk.highest_label}, but output {self.heads[0].output!r} has {rows.shape[1]} classes "
+                "(labels count from 0)."
+            )
+        return cross_entropy(rows, targets)

@@ -1,0 +1,175 @@
+"""Optimizers, learning-rate schedules and weight averaging, over flat lists of tensors.
+
+torch.optim is not used: importing it takes as long as importing torch, and masks, rollback and averaging need the state
+at hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evonnx.errors import AdapterError
+
+OPTIMIZERS = ("sgd", "adam")
+SCHEDULES = ("one-cycle", "cosine", "constant")
+_MOMENTUM = 0.9
+_BETAS = (0.9, 0.999)
+_EPS = 1e-8
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate over a whole retraining.
+
+    one-cycle: cosine up from 1/10 of the peak over `warmup`, cosine down to 0. cosine: linear up over `warmup`, cosine
+    down to 0. constant: linear up over `warmup`, then the peak.
+    """
+
+    kind: str
+    peak: float
+    steps: int
+    warmup: float
+    """Share of all steps."""
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        # A step's rate is taken at its middle, so that neither end of a short run is lost at rate 0.
+        place = min((step + 0.5) / self.steps, 1.0)
+        if place < self.warmup:
+            rise = place / self.warmup
+            if self.kind == "one-cycle":
+                return self.peak * (0.1 + 0.9 * (1 - math.cos(math.pi * rise)) / 2)
+            return self.peak * rise
+        if self.kind == "constant":
+            return self.peak
+        fall = (place - self.warmup) / max(1.0 - self.warmup, 1e-9)
+        return self.peak * (1 + math.cos(math.pi * fall)) / 2
+
+
+class Optimizer:
+    """SGD with Nesterov momentum, or Adam with decoupled weight decay; masked entries are exact zeros after each step.
+
+    Args:
+        parameters: what to train.
+        masks: per parameter, a float tensor of 0 and 1, or None where all entries are free.
+        decayed: per parameter, whether weight decay applies.
+        decay: weight decay.
+        kind: "sgd" or "adam".
+        clip: largest norm of all gradients together; 0: no clipping.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        masks: Sequence[Tensor | None],
+        decayed: Sequence[bool],
+        decay: float,
+        kind: str,
+        clip: float,
+    ) -> None:
+        if kind not in OPTIMIZERS:
+            raise AdapterError(f"Unknown optimizer {kind!r}; the torch adapter has {', '.join(OPTIMIZERS)}.")
+        self.kind, self.clip = kind, clip
+        self.parameters = list(parameters)
+        self._masked_at = [i for i, mask in enumerate(masks) if mask is not None]
+        self._masked = [self.parameters[i] for i in self._masked_at]
+        self._masks = [mask for mask in masks if mask is not None]
+        self._decay = decay
+        self._decayed = [i for i, chosen in enumerate(decayed) if chosen and decay > 0]
+        self._first: list[Tensor] = []
+        self._second: list[Tensor] = []
+        self._count = 0
+        self.restart()
+        self.apply_masks()
+
+    def restart(self) -> None:
+        """Forget momenta."""
+        self._first = [torch.zeros_like(p) for p in self.parameters]
+        self._second = [torch.zeros_like(p) for p in self.parameters] if self.kind == "adam" else []
+        self._count = 0
+
+    @torch.no_grad()
+    def apply_masks(self) -> None:
+        """Set masked entries to exact zeros."""
+        if self._masked:
+            torch._foreach_mul_(self._masked, self._masks)
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Update from `.grad` and drop the gradients."""
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        if self._masked:
+            torch._foreach_mul_([gradients[i] for i in self._masked_at], self._masks)
+        if self.clip > 0:
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            torch._foreach_mul_(gradients, torch.clamp(self.clip / (norm + 1e-6), max=1.0))
+        if self.kind == "sgd":
+            self._sgd(gradients, rate)
+        else:
+            self._adam(gradients, rate)
+        self.apply_masks()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def _sgd(self, gradients: list[Tensor], rate: float) -> None:
+        if self._decayed:
+            weights = [self.parameters[i] for i in self._decayed]
+            torch._foreach_add_([gradients[i] for i in self._decayed], weights, alpha=self._decay)
+        torch._foreach_mul_(self._first, _MOMENTUM)
+        torch._foreach_add_(self._first, gradients)
+        torch._foreach_add_(gradients, self._first, alpha=_MOMENTUM)
+        torch._foreach_add_(self.parameters, gradients, alpha=-rate)
+
+    def _adam(self, gradients: list[Tensor], rate: float) -> None:
+        self._count += 1
+        first, second = _BETAS
+        torch._foreach_lerp_(self._first, gradients, 1 - first)
+        torch._foreach_mul_(self._second, second)
+        torch._foreach_addcmul_(self._second, gradients, gradients, 1 - second)
+        if self._decayed:
+            torch._foreach_mul_([self.parameters[i] for i in self._decayed], 1 - rate * self._decay)
+        scale = math.sqrt(1 - second**self._count)
+        divisor = torch._foreach_sqrt(self._second)
+        torch._foreach_div_(divisor, scale)
+        torch._foreach_add_(divisor, _EPS)
+        torch._foreach_addcdiv_(self.parameters, self._first, divisor, -rate / (1 - first**self._count))
+
+
+class Average:
+    """Exponential moving average of parameters; young averages follow faster."""
+
+    def __init__(self, parameters: Sequence[Tensor], decay: float) -> None:
+        self.parameters = list(parameters)
+        self.decay = decay
+        self.values = [p.detach().clone() for p in self.parameters]
+        self.count = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the parameters as they stand."""
+        self.count += 1
+        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        torch._foreach_lerp_(self.values, [p.detach() for p in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def store(self) -> None:
+        """Write the average into the parameters."""
+        for parameter, value in zip(self.parameters, self.values, strict=True):
+            parameter.copy_(value)
+
+
+def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies, to come back to."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def restore(tensors: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """Write saved copies back in place."""
+    for name, tensor in tensors.items():
+        tensor.copy_(saved[name])

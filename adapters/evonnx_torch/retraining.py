@@ -1,0 +1,202 @@
+"""From a request to a result: build student and teacher, decide settings, train, collect arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from evonnx.adapter import RetrainRequest, RetrainResult
+from evonnx.errors import AdapterError
+from evonnx.masks import Masks
+from evonnx.network import Array
+from evonnx.onnx_io import load_model
+from evonnx.task import Batch, Task
+from evonnx_torch.feeding import accepted_chunk, chunks
+from evonnx_torch.module import OnnxModule
+from evonnx_torch.objective import Objective, loss_heads
+from evonnx_torch.renormalize import Renormalization, wanted
+from evonnx_torch.runtime import deterministic, pick_device
+from evonnx_torch.settings import resolve
+from evonnx_torch.teacher import Teacher
+from evonnx_torch.training import Trainer
+
+_CHOICES = {
+    "renormalize": ("auto", "on", "off"),
+    "precision": ("auto", "fp32", "amp"),
+    "device": ("auto", "cpu", "cuda"),
+}
+_WORTH_MIXING = 1_000_000
+"""Parameters from which on mixed precision pays; smaller networks are bound by launch times."""
+
+
+def retrain(request: RetrainRequest, teachers: dict[object, object]) -> RetrainResult:
+    """See `evonnx.adapter.Adapter.retrain`.
+
+    Args:
+        request: what to do.
+        teachers: the ancestor's cached outputs, kept by the caller between requests.
+    """
+    options = _options(request)
+    device = _device(options["device"])
+    with deterministic(request.seed, request.budget.threads, device):
+        try:
+            return _retrain(request, teachers, options, device)
+        except RuntimeError as error:  # torch's own: out of memory, no deterministic form on this device, ...
+            raise AdapterError(
+                f"PyTorch failed while retraining {request.model.name}: {str(error).splitlines()[0]} "
+                "Try a smaller batch size, or `device=cpu`."
+            ) from error
+
+
+def _retrain(
+    request: RetrainRequest, teachers: dict[object, object], options: dict[str, str], device: torch.device
+) -> RetrainResult:
+    module = OnnxModule(load_model(request.model), device)
+    _check_masks(module, request.masks)
+    if request.budget.epochs == 0:
+        return RetrainResult(_masked(_originals(module), request.masks))
+    _apply_masks(module, request.masks)
+    heads = loss_heads(module.graph, request.task.loss)
+    first = _first_batch(request.task)
+    taps = tuple(head.tap for head in heads)
+    chunk = accepted_chunk(module, first, taps)
+    teacher = _teacher(request, teachers, device) if request.ancestor is not None else None
+    activation_bytes = _activation_bytes(module, first, chunk, taps)
+    values_only = request.task.loss.kind != "cross_entropy" and all(head.kind == "raw" for head in heads)
+    settings = resolve(
+        request.budget, request.task.size("train"), activation_bytes, teacher is not None, values_only
+    )
+    objective = Objective(module, request.task.loss, teacher, settings.distill, settings.temperature)
+    if teacher is not None and objective.share > 0 and settings.augment == "none":
+        teacher.remember(request.task)
+    renormalization = _renormalize(module, request, options["renormalize"], settings.batch_size, chunk)
+    mixed = _is_mixed(module, options["precision"], device)
+    trainer = Trainer(
+        module,
+        objective,
+        request.task,
+        settings,
+        request.masks,
+        renormalization,
+        chunk,
+        request.seed,
+        request.progress,
+        _autocast(mixed),
+    )
+    if renormalization is not None:
+        trainer.notes.append(
+            f"normalisation was put back behind {len(renormalization.nodes)} convolutions for retraining, "
+            "and folded again"
+        )
+    trainer.run()
+    return RetrainResult(_masked(module.arrays(), request.masks), trainer.history, trainer.notes)
+
+
+def _options(request: RetrainRequest) -> dict[str, str]:
+    chosen = {name: request.options.get(name, values[0]) for name, values in _CHOICES.items()}
+    for name, value in chosen.items():
+        if value not in _CHOICES[name]:
+            raise AdapterError(
+                f"The torch adapter's option {name!r} is {value!r}; it must be one of {', '.join(_CHOICES[name])}."
+            )
+    return chosen
+
+
+def _device(option: str) -> torch.device:
+    if option == "auto":
+        return pick_device()
+    if option == "cuda" and not torch.cuda.is_available():
+        raise AdapterError(
+            "The torch adapter was asked for CUDA, which PyTorch cannot use here. Use `device=auto`."
+        )
+    return torch.device(option)
+
+
+def _check_masks(module: OnnxModule, masks: Masks) -> None:
+    for name, mask in masks.items():
+        constant = module.graph.constants.get(name)
+        if constant is None or constant.shape != mask.shape:
+            shape = "no such tensor" if constant is None else f"shape {list(constant.shape)}"
+            raise AdapterError(
+                f"There is a mask of shape {list(mask.shape)} for {name!r}, but the model has {shape} under that name."
+            )
+
+
+@torch.no_grad()
+def _apply_masks(module: OnnxModule, masks: Masks) -> None:
+    for name, mask in masks.items():
+        if name in module.weights:
+            module.weights[name][torch.from_numpy(~mask).to(module.device)] = 0.0
+
+
+def _originals(module: OnnxModule) -> dict[str, Array]:
+    return {name: np.array(module.graph.constants[name]) for name in (*module.weights, *module.statistics)}
+
+
+def _masked(arrays: dict[str, Array], masks: Masks) -> dict[str, Array]:
+    """Exact positive zeros where masked."""
+    for name, mask in masks.items():
+        if name in arrays:
+            arrays[name][~mask] = 0
+    return arrays
+
+
+def _first_batch(task: Task) -> Batch:
+    for batch in task.batches("train", 16):
+        return batch
+    raise AdapterError(f"Task {task.name!r} has no training examples, so there is nothing to retrain on.")
+
+
+def _activation_bytes(module: OnnxModule, batch: Batch, chunk: int | None, taps: tuple[str, ...]) -> int:
+    """Activations of one example's forward pass."""
+    part = next(chunks(module, batch, chunk))
+    module.eval()
+    return math.ceil(module.activation_elements(part.inputs, taps) * 4 / part.size)
+
+
+def _teacher(request: RetrainRequest, teachers: dict[object, object], device: torch.device) -> Teacher:
+    ancestor = Path(request.ancestor or "")
+    found = ancestor.stat() if ancestor.exists() else None
+    key = (ancestor.absolute(), found and (found.st_mtime_ns, found.st_size), id(request.task), str(device))
+    known: Any = teachers.get(key)
+    if known is None:
+        module = OnnxModule(load_model(ancestor), device)
+        teachers.clear()
+        # The task is kept with it, so that its id stays taken.
+        teachers[key] = known = (Teacher(module, loss_heads(module.graph, request.task.loss)), request.task)
+    teacher: Teacher = known[0]
+    return teacher
+
+
+def _renormalize(
+    module: OnnxModule, request: RetrainRequest, option: str, batch_size: int, chunk: int | None
+) -> Renormalization | None:
+    nodes = wanted(module.graph, module.roles, option)
+    if not nodes:
+        return None
+    rng = np.random.default_rng([request.seed, 1])
+    batch = next(iter(request.task.batches("train", batch_size, rng)))
+    part = next(chunks(module, batch, chunk))
+    return Renormalization(module, nodes, part.inputs) if part.size > 1 else None
+
+
+def _is_mixed(module: OnnxModule, option: str, device: torch.device) -> bool:
+    if device.type != "cuda" or option == "fp32":
+        return False
+    size = sum(parameter.numel() for parameter in module.parameters())
+    mixed = option == "amp" or size >= _WORTH_MIXING
+    if mixed:
+        module.use_channels_last()
+    return mixed
+
+
+def _autocast(mixed: bool) -> Callable[[], AbstractContextManager[object]]:
+    # bfloat16 has float32's range, so no loss scaling is needed.
+    return partial(torch.autocast, "cuda", dtype=torch.bfloat16) if mixed else nullcontext

@@ -1,0 +1,297 @@
+"""The retraining loop: steps, checks, rollback, and what is done after the last step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evonnx.adapter import EpochRecord, Progress
+from evonnx.errors import AdapterError
+from evonnx.masks import Mask
+from evonnx.task import Batch, Task
+from evonnx_torch.feeding import augmented, chunks
+from evonnx_torch.module import OnnxModule
+from evonnx_torch.objective import Objective
+from evonnx_torch.optim import Average, Optimizer, Schedule, restore, snapshot
+from evonnx_torch.renormalize import Renormalization
+from evonnx_torch.settings import Settings
+
+_RETRIES = 4
+_GENTLER = 0.3
+"""Factor on the learning rate after a rollback."""
+_RUINED = 4.0
+"""A loss this many times the first one, for `_PATIENCE` steps in a row, will not come back by itself."""
+_PATIENCE = 30
+_LOSS_FLOOR = 0.5
+"""First losses below this count as this: near zero, a multiple means nothing."""
+_PROBE_BATCHES = 4
+"""Batches on which the loss before and after is compared."""
+_STATISTICS_BATCHES = 50
+"""Batches from which norm statistics are re-estimated."""
+_SMALLEST_NORM_BATCH = 8
+"""Fewer examples give no useful batch statistics."""
+
+
+class Diverged(Exception):
+    """The loss is not finite, or far above where it started."""
+
+
+class _Watch:
+    """Losses of one epoch, read in groups: raises `Diverged` on what will not come back."""
+
+    def __init__(self, reference: float) -> None:
+        self.limit = _RUINED * reference
+        self.pending: list[Tensor] = []
+        self.total, self.count, self.bad, self.last = 0.0, 0, 0, math.nan
+
+    @property
+    def mean(self) -> float:
+        return self.total / max(self.count, 1)
+
+    def look(self) -> None:
+        """Read what is pending."""
+        for value in torch.stack(self.pending).tolist() if self.pending else []:
+            if not math.isfinite(value):
+                raise Diverged("the loss is not finite")
+            self.bad = self.bad + 1 if value > self.limit else 0
+            if self.bad >= _PATIENCE:
+                raise Diverged(f"the loss stays above {self.limit:.3g}")
+            self.total, self.count, self.last = self.total + value, self.count + 1, value
+        self.pending.clear()
+
+
+class Trainer:
+    """One retraining of one module; see `run`.
+
+    Args:
+        module: the student.
+        objective: its loss.
+        task: the data.
+        settings: how.
+        masks: by tensor name; True lives.
+        renormalization: normalisations put in for the time of training, if any.
+        chunk: largest number of examples per forward pass; None: the whole batch.
+        seed: of data order and augmentation.
+        progress: told about the loss now and then.
+        autocast: makes the context that forward passes run in (mixed precision).
+    """
+
+    def __init__(
+        self,
+        module: OnnxModule,
+        objective: Objective,
+        task: Task,
+        settings: Settings,
+        masks: Mapping[str, Mask],
+        renormalization: Renormalization | None,
+        chunk: int | None,
+        seed: int,
+        progress: Callable[[Progress], None],
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        self.module, self.objective, self.task, self.settings = module, objective, task, settings
+        self.masks, self.renormalization, self.chunk, self.seed = masks, renormalization, chunk, seed
+        self.progress, self.autocast = progress, autocast
+        self.history: list[EpochRecord] = []
+        self.notes: list[str] = []
+        self._steps = max(1, -(-task.size("train") // settings.batch_size))
+        module.norm.frozen = min(chunk or settings.batch_size, settings.batch_size) < _SMALLEST_NORM_BATCH
+        if module.norm.frozen and (module.statistics or renormalization):
+            self.notes.append(
+                "batches are too small for batch statistics; normalisation keeps its running ones"
+            )
+
+    def run(self) -> None:
+        """Train; afterwards the module holds the result, folded, masked and no worse than it came.
+
+        Raises:
+            AdapterError: the loss is not finite before the first step, or diverges at every rate tried.
+        """
+        before = self._probe()
+        if not math.isfinite(before):
+            raise AdapterError(
+                "The loss is not finite before the first training step: the model or the data holds NaN or infinite "
+                "values, or values far out of range. Check them with `evonnx evaluate`."
+            )
+        original = snapshot(self._state())
+        trained, decayed = self._trained()
+        optimizer = Optimizer(
+            list(trained.values()),
+            [self._mask(name) for name in trained],
+            [name in decayed for name in trained],
+            self.settings.weight_decay,
+            self.settings.optimizer,
+            self.settings.clip_norm,
+        )
+        average = Average(optimizer.parameters, self.settings.ema_decay) if self.settings.ema_decay else None
+        self._epochs(optimizer, average, max(before, _LOSS_FLOOR))
+        if average is not None:
+            average.store()
+        optimizer.apply_masks()
+        self._reestimate()
+        if self.renormalization is not None:
+            self.renormalization.fold()
+        self._finish(before, original)
+
+    def _epochs(self, optimizer: Optimizer, average: Average | None, reference: float) -> None:
+        settings = self.settings
+        schedule = Schedule(
+            settings.schedule, settings.learning_rate, self._steps * settings.epochs, settings.warmup
+        )
+        factor, retries, epoch = 1.0, 0, 1
+        while epoch <= settings.epochs:
+            good = snapshot(self._state())
+            good_average = [value.clone() for value in average.values] if average else []
+            try:
+                loss = self._epoch(epoch, optimizer, average, schedule, factor, reference)
+            except Diverged as reason:
+                retries += 1
+                if retries > _RETRIES:
+                    raise AdapterError(
+                        f"Retraining diverged {retries} times, the last time at learning rate "
+                        f"{settings.learning_rate * factor:.2g} ({reason}). Set a lower `learning_rate`, or use the "
+                        "adam optimizer."
+                    ) from None
+                factor *= _GENTLER
+                self.notes.append(
+                    f"diverged in epoch {epoch} ({reason}); undone and retried at learning rate "
+                    f"{settings.learning_rate * factor:.2g}"
+                )
+                restore(self._state(), good)
+                if average:
+                    average.values = good_average
+                optimizer.restart()
+                continue
+            rate = schedule.rate(epoch * self._steps - 1) * factor
+            self.history.append(EpochRecord(epoch, loss, rate))
+            epoch += 1
+
+    def _epoch(
+        self,
+        epoch: int,
+        optimizer: Optimizer,
+        average: Average | None,
+        schedule: Schedule,
+        factor: float,
+        reference: float,
+    ) -> float:
+        """One pass over the training split; the mean loss."""
+        self.module.train()
+        rng = np.random.default_rng([self.seed, epoch])
+        # Reading the loss waits for the GPU; on the CPU it costs nothing.
+        every = 1 if self.module.device.type == "cpu" else 16
+        news = max(1, self._steps // 50)
+        watch = _Watch(reference)
+        for step, batch in enumerate(self.task.batches("train", self.settings.batch_size, rng)):
+            watch.pending.append(self._backward(augmented(batch, self.settings.augment, rng)))
+            optimizer.step(schedule.rate((epoch - 1) * self._steps + step) * factor)
+            if average is not None:
+                average.update()
+            if len(watch.pending) >= every:
+                watch.look()
+                if step % news < every:
+                    self.progress(Progress(epoch, self.settings.epochs, step + 1, self._steps, watch.last))
+        watch.look()
+        if not all(bool(torch.isfinite(p).all()) for p in optimizer.parameters):
+            raise Diverged("weights are not finite")
+        self.progress(Progress(epoch, self.settings.epochs, self._steps, self._steps, watch.mean))
+        return watch.mean
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Gradients of a batch, summed over its chunks; the mean loss, detached."""
+        loss_sum: Tensor | None = None
+        parts = list(chunks(self.module, batch, self.chunk))
+        size = sum(part.size for part in parts)
+        for part in parts:
+            with self.autocast():
+                loss = self.objective(part) * (part.size / size)
+            loss.backward()  # type: ignore[no-untyped-call]
+            detached = loss.detach()
+            loss_sum = detached if loss_sum is None else loss_sum + detached
+        if loss_sum is None:
+            raise AdapterError("The task gave an empty batch; check its data.")
+        return loss_sum
+
+    def _trained(self) -> tuple[dict[str, Tensor], frozenset[str]]:
+        """Parameters that the loss reaches, by name, and which of them decay."""
+        candidates: dict[str, Tensor] = dict(self.module.weights)
+        if self.renormalization is not None:
+            # A shift stands in for the bias whose name it has.
+            candidates.update(self.renormalization.parameters)
+        self.module.train()
+        batch = next(iter(self.task.batches("train", self.settings.batch_size)))
+        state = snapshot(self._state())
+        with torch.random.fork_rng(devices=[]):
+            self._backward(batch)
+        restore(self._state(), state)
+        trained = {name: tensor for name, tensor in candidates.items() if tensor.grad is not None}
+        for tensor in (*candidates.values(), *self.module.weights.values()):
+            tensor.grad = None
+        if not trained:
+            raise AdapterError(
+                "The loss depends on no trainable weight of the model; check the task's output name."
+            )
+        return trained, self.module.roles.decayed
+
+    def _mask(self, name: str) -> Tensor | None:
+        mask = self.masks.get(name)
+        if mask is None or mask.all():
+            return None
+        return torch.from_numpy(np.asarray(mask, dtype=np.float32)).to(self.module.device)
+
+    def _state(self) -> dict[str, Tensor]:
+        """Everything that training changes."""
+        state: dict[str, Tensor] = {**self.module.weights, **self.module.statistics}
+        if self.renormalization is not None and self.module.renorms:
+            state.update({f"renormalization/{n}": p for n, p in self.renormalization.parameters.items()})
+            state.update(self.renormalization.statistics)
+        return state
+
+    def _batches(self, count: int, shuffled: bool) -> Iterator[Batch]:
+        rng = np.random.default_rng([self.seed, 0]) if shuffled else None
+        for number, batch in enumerate(self.task.batches("train", self.settings.batch_size, rng)):
+            if number >= count:
+                return
+            yield batch
+
+    @torch.no_grad()
+    def _probe(self) -> float:
+        """Mean loss in evaluation mode over the first batches."""
+        self.module.eval()
+        losses = [
+            float(self.objective(part))
+            for batch in self._batches(_PROBE_BATCHES, shuffled=False)
+            for part in chunks(self.module, batch, self.chunk)
+        ]
+        return float(np.mean(losses)) if losses else math.nan
+
+    @torch.no_grad()
+    def _reestimate(self) -> None:
+        """Norm statistics of the final weights: the plain mean over some shuffled batches."""
+        norm = self.module.norm
+        if norm.frozen or not (self.module.statistics or self.module.renorms):
+            return
+        self.module.train()
+        norm.cumulative = 0
+        for batch in self._batches(_STATISTICS_BATCHES, shuffled=True):
+            for part in chunks(self.module, batch, self.chunk):
+                if 2 * part.size >= min(self.chunk or self.settings.batch_size, self.settings.batch_size):
+                    with self.autocast():
+                        self.module(part.inputs, self.objective.taps)
+                    norm.cumulative += 1
+        norm.cumulative = None
+
+    def _finish(self, before: float, original: Mapping[str, Tensor]) -> None:
+        """Keep the result only if the loss did not get worse."""
+        after = self._probe()
+        finite = all(bool(torch.isfinite(tensor).all()) for tensor in self._state().values())
+        if not finite or not math.isfinite(after) or after > before * 1.05 + 1e-3:
+            restore(self._state(), original)
+            self.notes.append(
+                f"retraining did not help (loss {before:.4g} before, {after:.4g} after); the weights are as inherited"
+            )
