@@ -1,0 +1,347 @@
+"""The proof that removal changed nothing: masked and compact model run on the same inputs in onnxruntime.
+
+Compared are all outputs of Conv, ConvTranspose, Gemm, MatMul and norms (the channels that were kept) and all
+graph outputs, each on its own scale:
+
+    max |compact - masked| <= 1e-4 max |masked| + 4 max |masked, optimised - masked, not optimised|
+
+twice: with the weights as they are, and with live weights redrawn in both models alike (`proof_copies`),
+where faults can't hide. A tensor that reacts to its inputs in neither shows nothing, and makes the proof
+void. Finite inputs are all that is assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from evonnx.compaction import Compacted
+from evonnx.errors import ModelError, ProofError
+from evonnx.network import Array
+from evonnx.onnx_io import to_bytes
+from evonnx.precision import float32_copy
+from evonnx.proof_copies import Compared, compared_tensors, redraw, unreactive, with_outputs
+from evonnx.proof_inputs import Shapes, feed, first_sizes, second_sizes
+from evonnx.sessions import input_specs, make_session, run_session
+
+SCALES = (1.0, 1.0, 0.1, 30.0)
+"""Standard deviations of the random inputs; the first two are compared to see what reacts to inputs."""
+SENSITIVITY = 1e-2
+"""Two unrelated inputs must change a tensor by this share of its largest value, or it shows nothing."""
+_NOISE_FACTOR = 4.0
+_MOST_NOISE = 1e-2
+"""A tensor that onnxruntime's own optimisations change by more than this share can't be judged."""
+
+
+@dataclass(frozen=True)
+class TensorProof:
+    """What was seen of one tensor, over all inputs."""
+
+    name: str
+    node: str
+    difference: float
+    """Largest |compact - masked| / max |masked|; for integers the share of elements that differ."""
+    sensitivity: float
+    """Largest reaction to another input, as a share of the largest value."""
+    passed: bool
+    void: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The verdict, as data. `require` turns a bad one into an error."""
+
+    passed: bool
+    """Equal within the tolerance wherever anything was compared, and not void."""
+    void: bool
+    """Nothing was shown: no tensors, no inputs that the model accepts, or no reaction to them."""
+    worst_difference: float
+    """Largest relative difference of any floating-point tensor."""
+    worst_tensor: str
+    tensors: int
+    """How many were compared."""
+    reason: str
+    """One sentence; empty if passed."""
+    details: tuple[TensorProof, ...] = ()
+    removed: tuple[str, ...] = ()
+    """Tensors that the compact model no longer computes."""
+    sizes: tuple[Mapping[str, tuple[int, ...]], ...] = ()
+    """Input shapes tried."""
+    scales: tuple[float, ...] = SCALES
+    tolerance: float = 1e-4
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.passed:
+            return self.reason
+        return (
+            f"{self.tensors} tensors agree, worst relative difference {self.worst_difference:.1e} "
+            f"at {self.worst_tensor}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON-able data; infinite differences are given as 1e308."""
+        record = asdict(self)
+        record["worst_difference"] = min(self.worst_difference, 1e308)
+        for detail in record["details"]:
+            detail["difference"] = min(detail["difference"], 1e308)
+        return record
+
+
+@dataclass
+class _Tally:
+    """What has been seen of one tensor so far."""
+
+    compared: Compared
+    difference: float = 0.0
+    sensitivity: float = 0.0
+    faults: list[str] = field(default_factory=list)
+    seen: int = 0
+    is_float: bool = True
+    void_reason: str = "it was never finite and steady enough to compare"
+
+
+def prove(
+    masked: ir.Model,
+    compacted: Compacted,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    tolerance: float = 1e-4,
+    threads: int | None = None,
+) -> Proof:
+    """Compare a masked model with what compaction made of it. Raises nothing: see `require`.
+
+    Args:
+        masked: the model with zeros.
+        compacted: the model without, with its plan.
+        input_shapes: shapes to start with where axes are dynamic, by input name.
+        seed: of inputs and redrawn weights.
+        tolerance: largest difference allowed, as a share of a tensor's largest value.
+        threads: onnxruntime's; None: all cores of this process.
+    """
+    try:
+        before = float32_copy(onnx.load_from_string(to_bytes(masked)))
+        after = float32_copy(onnx.load_from_string(to_bytes(compacted.model)))
+        tensors, removed = compared_tensors(before, after, compacted.kept)
+        missing = {value.name for value in before.graph.output} - {one.name for one in tensors}
+        if missing - {value.name for value in (*before.graph.input, *before.graph.initializer)}:
+            return _failed(f"The compact model has lost the graph output {min(missing)!r}.", removed)
+        pair = _Pair(before, after, tensors, threads)
+        sizes = list(pair.sizes(dict(input_shapes or {}), seed))
+        tallies = {one.name: _Tally(one) for one in tensors}
+        notes: list[str] = []
+        for shapes in sizes:
+            pair.compare(shapes, seed, tallies, tolerance, "")
+        drawn, redrawn, unlike = redraw(before, after, compacted.plan, np.random.default_rng([seed, 1]))
+        if unlike:
+            notes.append(f"Not redrawn, for the compact model holds other values: {', '.join(unlike)}.")
+        again = _Pair(drawn, redrawn, tensors, threads)
+        for shapes in sizes:
+            again.compare(shapes, seed, tallies, tolerance, " with redrawn weights")
+    except ModelError as error:
+        return _failed(f"Masked and compact model can't be compared: {error}", [])
+    return _verdict(tallies, unreactive(before), removed, sizes, tolerance, notes)
+
+
+def require(proof: Proof) -> None:
+    """Insist on a proof.
+
+    Raises:
+        ProofError: it failed or is void; the message is the proof's reason.
+    """
+    if not proof.passed:
+        advice = (
+            "for nothing was proven."
+            if proof.void
+            else "for removal must not change the function: please report this model as a bug in evonnx."
+        )
+        raise ProofError(f"{proof.reason} Nothing was written, {advice}")
+
+
+def _failed(reason: str, removed: Sequence[str]) -> Proof:
+    return Proof(False, False, float("inf"), "", 0, reason, removed=tuple(removed))
+
+
+class _Pair:
+    """Masked and compact model, ready to run with the compared tensors as outputs."""
+
+    def __init__(
+        self,
+        before: onnx.ModelProto,
+        after: onnx.ModelProto,
+        tensors: Sequence[Compared],
+        threads: int | None,
+    ) -> None:
+        names = [one.name for one in tensors]
+        self.tensors = tensors
+        masked = with_outputs(before, names)
+        self.plain = make_session(masked, threads=threads, optimize=False)
+        self.optimised = make_session(masked, threads=threads)
+        self.compact = make_session(with_outputs(after, names), threads=threads)
+        self.specs = input_specs(self.plain)
+
+    def sizes(self, given: Mapping[str, Sequence[int]], seed: int) -> Iterator[Shapes]:
+        """One or two sets of input shapes that the masked model accepts."""
+        first = self._accepted(first_sizes(self.specs, given), seed)
+        yield first
+        second = second_sizes(self.specs, first)
+        try:
+            yield self._accepted(second, seed)
+        except ModelError:
+            return
+
+    def _accepted(self, candidates: Iterator[Shapes], seed: int) -> Shapes:
+        error = ModelError("the model accepts no other size")
+        for shapes in candidates:
+            try:
+                run_session(self.plain, feed(self.specs, shapes, np.random.default_rng(seed), 1.0))
+            except ModelError as caught:
+                error = caught
+            else:
+                return shapes
+        raise error
+
+    def compare(
+        self, shapes: Shapes, seed: int, tallies: Mapping[str, _Tally], tolerance: float, where: str
+    ) -> None:
+        """Run all scales at one size and enter what is seen."""
+        rng = np.random.default_rng([seed, 2])
+        previous: Mapping[str, Array] = {}
+        names = [one.name for one in self.tensors]
+        for number, scale in enumerate(SCALES):
+            feeds = feed(self.specs, shapes, rng, scale)
+            reference = run_session(self.plain, feeds, names)
+            own = run_session(self.optimised, feeds, names)
+            got = run_session(self.compact, feeds, names)
+            for one in self.tensors:
+                tally = tallies[one.name]
+                want = _kept(reference[one.name], one)
+                _enter(tally, want, _kept(own[one.name], one), got[one.name], tolerance, where)
+                if number == 1 and tally.is_float:
+                    tally.sensitivity = max(
+                        tally.sensitivity, _reaction(_kept(previous[one.name], one), want)
+                    )
+            previous = reference
+
+
+def _kept(array: Array, compared: Compared) -> Array:
+    for axis, indices in compared.cuts:
+        array = array.take(indices, axis=axis)
+    return array
+
+
+def _enter(tally: _Tally, want: Array, own: Array, got: Array, tolerance: float, where: str) -> None:
+    """Judge one tensor on one input.
+
+    Args:
+        tally: to enter it in.
+        want: the masked model's, without optimisations.
+        own: the masked model's, with optimisations.
+        got: the compact model's.
+        tolerance: relative.
+        where: for the message.
+    """
+    tally.is_float = want.dtype.kind == "f"
+    if want.shape != got.shape:
+        if own.shape == want.shape:
+            tally.difference = float("inf")
+            tally.faults.append(f"has shape {list(got.shape)} instead of {list(want.shape)}{where}")
+        return
+    if not tally.is_float:
+        tally.seen += 1
+        if not np.array_equal(want, got) and np.array_equal(want, own):
+            tally.difference = max(tally.difference, float(np.mean(want != got)))
+            tally.faults.append(f"differs in {np.mean(want != got):.1%} of its elements{where}")
+        return
+    finite = np.isfinite(want)
+    if not np.array_equal(want[~finite], got[~finite], equal_nan=True) or not np.isfinite(got[finite]).all():
+        if np.array_equal(want[~finite], own[~finite], equal_nan=True) and np.isfinite(own[finite]).all():
+            tally.difference = float("inf")
+            tally.faults.append(f"is not finite at the same places{where}")
+        return
+    if not finite.any() and want.size:
+        return
+    largest = float(np.abs(want[finite]).max(initial=0.0))
+    difference = _largest_gap(got[finite], want[finite])
+    noise = _largest_gap(own[finite], want[finite])
+    if not noise <= _MOST_NOISE * largest:
+        return
+    tally.seen += 1
+    relative = difference / largest if largest > 0 else (0.0 if difference == 0 else float("inf"))
+    tally.difference = max(tally.difference, relative)
+    if difference > tolerance * largest + _NOISE_FACTOR * noise:
+        tally.faults.append(f"differs by {relative:.1e} of its largest value{where}")
+
+
+def _reaction(one: Array, other: Array) -> float:
+    if one.shape != other.shape or not one.size:
+        return 1.0
+    finite = np.isfinite(one) & np.isfinite(other)
+    if not finite.any():
+        return 0.0
+    largest = float(np.abs(other[finite]).max())
+    return _largest_gap(one[finite], other[finite]) / largest if largest > 0 else 0.0
+
+
+def _largest_gap(one: Array, other: Array) -> float:
+    return float(np.abs(np.subtract(one, other)).max(initial=0.0))
+
+
+def _verdict(
+    tallies: Mapping[str, _Tally],
+    still: set[str],
+    removed: Sequence[str],
+    sizes: Sequence[Shapes],
+    tolerance: float,
+    notes: Sequence[str],
+) -> Proof:
+    details = tuple(_detail(tally, still) for tally in tallies.values())
+    faults = [detail for detail in details if not detail.passed and not detail.void]
+    voids = [detail for detail in details if detail.void]
+    worst = max(details, key=lambda detail: detail.difference, default=None)
+    if faults:
+        first = faults[0]
+        reason = (
+            f"Masked and compact model differ: {first.name!r} (node {first.node}) {first.reason}, and so do "
+            f"{len(faults) - 1} of {len(details) - 1} other tensors."
+        )
+    elif not details:
+        reason = "The proof is void: masked and compact model have no tensors in common."
+    elif voids:
+        first = voids[0]
+        reason = f"The proof is void at {first.name!r} (node {first.node}): {first.reason}."
+    else:
+        reason = ""
+    return Proof(
+        passed=not reason,
+        void=bool(reason) and not faults,
+        worst_difference=worst.difference if worst else 0.0,
+        worst_tensor=worst.name if worst else "",
+        tensors=len(details),
+        reason=reason,
+        details=details,
+        removed=tuple(removed),
+        sizes=tuple(sizes),
+        tolerance=tolerance,
+        notes=tuple(notes),
+    )
+
+
+def _detail(tally: _Tally, still: set[str]) -> TensorProof:
+    name, node = tally.compared.name, tally.compared.node_label
+    void, reason = False, ""
+    if tally.faults:
+        reason = tally.faults[0]
+    elif not tally.seen:
+        void, reason = True, tally.void_reason
+    elif tally.is_float and tally.sensitivity < SENSITIVITY and name not in still:
+        void = True
+        reason = f"two unrelated inputs change it by {tally.sensitivity:.1e} of its largest value only"
+    return TensorProof(name, node, tally.difference, tally.sensitivity, not reason, void, reason)

@@ -1,0 +1,335 @@
+"""Copies of masked and compact model that the proof runs: what they show, and what is redrawn in both alike.
+
+All edits are on serialised models, never on the models themselves. A *redrawn* pair has every live weight
+drawn anew (equal draws in both, carried over by the plan), and activations that map 0 to 0 replaced by
+Identity. Exact removals stay exact under that, for zeros stay zeros; but no channel can hide behind a ReLU
+that happens to be off, behind a weight too small to matter, or behind a twin with equal values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from evonnx.compaction import Plan
+from evonnx.network import Array
+
+Indices = NDArray[np.int64]
+Kept = Mapping[tuple[str, int], Indices]
+
+_SHOWN = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization")
+_RELAYOUTS = ("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten")
+_ZERO_TO_ZERO = (
+    "Relu",
+    "LeakyRelu",
+    "Elu",
+    "Selu",
+    "Celu",
+    "ThresholdedRelu",
+    "Softsign",
+    "Tanh",
+    "HardSwish",
+)
+_ROLES: Mapping[str, tuple[str, ...]] = {
+    "Conv": ("", "weight", "shift"),
+    "ConvTranspose": ("", "weight", "shift"),
+    "Gemm": ("weight", "weight", "shift"),
+    "MatMul": ("weight", "weight"),
+    "BatchNormalization": ("", "scale", "shift", "shift", "variance"),
+    "InstanceNormalization": ("", "scale", "shift"),
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One tensor that both models compute."""
+
+    name: str
+    cuts: tuple[tuple[int, Indices], ...]
+    """(axis, indices of the masked model's tensor that the compact one has); none: they are alike."""
+    is_output: bool
+    """Of the graph."""
+    node_label: str
+
+
+class Tensors:
+    """The constants of a serialised model's main graph, by name."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._protos = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+                self._protos[node.output[0]] = node.attribute[0].t
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._protos
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._protos)
+
+    def is_float(self, name: str) -> bool:
+        """Whether a constant holds float32 or float64 values."""
+        return self._protos[name].data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A constant's shape."""
+        return tuple(self._protos[name].dims)
+
+    def get(self, name: str) -> Array:
+        """A constant's values."""
+        return numpy_helper.to_array(self._protos[name])
+
+    def set(self, name: str, values: Array) -> None:
+        """Write a constant's values."""
+        proto = self._protos[name]
+        label = proto.name
+        proto.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), label))
+
+
+def compared_tensors(
+    masked: onnx.ModelProto, compact: onnx.ModelProto, kept: Kept
+) -> tuple[list[Compared], list[str]]:
+    """What can be compared: outputs of contractions and norms that both models have, and all graph outputs.
+
+    Args:
+        masked: the model before.
+        compact: the model after.
+        kept: indices of the masked model's activations that are left, by (name, axis).
+
+    Returns:
+        The tensors in graph order, and the names of those that the compact model no longer computes.
+    """
+    outputs = {value.name for value in masked.graph.output}
+    present = {name for node in compact.graph.node for name in node.output}
+    cuts: dict[str, list[tuple[int, Indices]]] = {}
+    for (name, axis), indices in kept.items():
+        cuts.setdefault(name, []).append((axis, indices))
+    tensors, gone = [], []
+    for position, node in enumerate(masked.graph.node):
+        for name in node.output:
+            inner = node.op_type in _SHOWN and name == node.output[0]
+            if not name or not (inner or name in outputs):
+                continue
+            if name in present:
+                label = node.name or f"{node.op_type}#{position}"
+                tensors.append(Compared(name, tuple(cuts.get(name, ())), name in outputs, label))
+            else:
+                gone.append(name)
+    return tensors, gone
+
+
+@dataclass(frozen=True)
+class Path:
+    """A constant and the relayouts between it and an operand."""
+
+    source: str
+    steps: tuple[tuple[onnx.NodeProto, tuple[int, ...] | None], ...]
+    """Each node with its constant shape or axes, if it has one."""
+
+    def apply(self, values: Array) -> Array:
+        """The operand that a value of the constant gives."""
+        for node, argument in self.steps:
+            values = _relayout(node, argument, values)
+        return values
+
+
+class _Relayouts:
+    """Traces operands of one model back to constants."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.tensors = Tensors(model)
+        self._producers = {name: node for node in model.graph.node for name in node.output}
+
+    def trace(self, name: str) -> Path | None:
+        steps = []
+        while name not in self.tensors:
+            node = self._producers.get(name)
+            if node is None or node.op_type not in _RELAYOUTS:
+                return None
+            argument = None
+            if len(node.input) > 1:
+                if node.input[1] not in self.tensors:
+                    return None
+                argument = tuple(int(size) for size in self.tensors.get(node.input[1]))
+            steps.append((node, argument))
+            name = node.input[0]
+        return Path(name, tuple(reversed(steps)))
+
+
+def _relayout(node: onnx.NodeProto, argument: tuple[int, ...] | None, values: Array) -> Array:
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if node.op_type == "Transpose":
+        return values.transpose(attributes.get("perm", tuple(reversed(range(values.ndim)))))
+    if node.op_type == "Reshape":
+        target = argument if argument is not None else tuple(attributes["shape"])
+        if not attributes.get("allowzero"):
+            target = tuple(values.shape[axis] if size == 0 else size for axis, size in enumerate(target))
+        return values.reshape(target)
+    if node.op_type == "Flatten":
+        axis = attributes.get("axis", 1)
+        return values.reshape(int(np.prod(values.shape[:axis])), -1)
+    axes = argument if argument is not None else tuple(attributes.get("axes", ()))
+    if node.op_type == "Unsqueeze":
+        return np.expand_dims(values, axes)
+    if node.op_type == "Squeeze":
+        return np.squeeze(values, axes or None)
+    return values
+
+
+def _outputs(node: onnx.NodeProto, operand: int, shape: tuple[int, ...]) -> int:
+    """Number of output channels that a weight operand of this shape makes."""
+    attributes: dict[str, int] = {attribute.name: attribute.i for attribute in node.attribute}
+    if node.op_type == "ConvTranspose":
+        return shape[1] * attributes.get("group", 1)
+    if node.op_type == "Gemm":
+        return shape[0 if bool(attributes.get("transB" if operand else "transA", 0)) == bool(operand) else 1]
+    if node.op_type == "MatMul":
+        return shape[-1] if operand or len(shape) == 1 else shape[-2]
+    return shape[0]
+
+
+def removal_of(plan: Plan, name: str, path: Path, values: Array) -> Array:
+    """What a plan leaves of a constant.
+
+    Args:
+        plan: the removal.
+        name: the constant's.
+        path: from the constant to the operand, which a plan may fold into it.
+        values: the constant's values in the masked model.
+    """
+    if any(fold.tensor == name for fold in plan.folds):
+        values = path.apply(values)
+    for cut in plan.cuts:
+        if cut.tensor == name:
+            values = values.take(cut.kept, cut.axis)
+    for grouped in plan.grouped_cuts:
+        if grouped.tensor == name:
+            group = grouped.kept_outputs // (grouped.outputs // grouped.groups)
+            columns = np.stack(grouped.kept_inputs)[group]
+            values = values[grouped.kept_outputs[:, None], columns]
+    return values
+
+
+def redraw(
+    masked: onnx.ModelProto, compact: onnx.ModelProto, plan: Plan, rng: np.random.Generator
+) -> tuple[onnx.ModelProto, onnx.ModelProto, list[str]]:
+    """A redrawn pair: see the top of the file.
+
+    Weights become normal with variance 1 / (live inputs of an output), so that signals neither fade nor
+    swell; shifts 0.2 normal, norm scales and variances in [0.5, 2]. What is zero stays zero.
+
+    Args:
+        masked: in float32 or float64.
+        compact: likewise.
+        plan: how the one became the other.
+        rng: of the draws.
+
+    Returns:
+        Both copies, and the names of constants that were left alone, for the compact model holds other values
+        than the plan says.
+    """
+    copies = [onnx.ModelProto(), onnx.ModelProto()]
+    copies[0].CopyFrom(masked)
+    copies[1].CopyFrom(compact)
+    ours, theirs = Tensors(copies[0]), Tensors(copies[1])
+    unlike = []
+    for name, (role, outputs, path) in _roles(copies[0]).items():
+        values = ours.get(name)
+        if name in theirs and not np.array_equal(theirs.get(name), removal_of(plan, name, path, values)):
+            unlike.append(name)
+            continue
+        drawn = _draw(role, values, outputs, rng)
+        ours.set(name, drawn)
+        if name in theirs:
+            theirs.set(name, removal_of(plan, name, path, drawn))
+    for copy in copies:
+        _linearise(copy)
+    return copies[0], copies[1], unlike
+
+
+def _roles(model: onnx.ModelProto) -> dict[str, tuple[str, int, Path]]:
+    """Role, number of outputs and way of every floating-point constant that contractions and norms read."""
+    relayouts = _Relayouts(model)
+    roles: dict[str, tuple[str, int, Path]] = {}
+    for node in model.graph.node:
+        for operand, (role, name) in enumerate(zip(_ROLES.get(node.op_type, ()), node.input, strict=False)):
+            path = relayouts.trace(name) if role and name else None
+            if path is None or not relayouts.tensors.is_float(path.source):
+                continue
+            shape = path.apply(relayouts.tensors.get(path.source)).shape
+            outputs = _outputs(node, operand, shape) if role == "weight" else 1
+            roles.setdefault(path.source, (role, outputs, path))
+    return roles
+
+
+def _draw(role: str, values: Array, outputs: int, rng: np.random.Generator) -> Array:
+    live = np.not_equal(values, 0)
+    if role == "weight":
+        drawn = rng.standard_normal(values.shape) * np.sqrt(outputs / max(1, int(live.sum())))
+    elif role == "shift":
+        drawn = 0.2 * rng.standard_normal(values.shape)
+    elif role == "scale":
+        drawn = rng.uniform(0.5, 2, values.shape) * rng.choice([-1.0, 1.0], values.shape)
+    else:
+        drawn = rng.uniform(0.5, 2, values.shape)
+    return np.where(live, drawn, 0).astype(values.dtype)
+
+
+def _linearise(model: onnx.ModelProto) -> None:
+    """Activations that map 0 to 0, and clips around 0, become Identity."""
+    tensors = Tensors(model)
+    for node in model.graph.node:
+        if node.domain in ("", "ai.onnx") and (
+            node.op_type in _ZERO_TO_ZERO or (node.op_type == "Clip" and _clips_around_zero(node, tensors))
+        ):
+            node.op_type = "Identity"
+            del node.input[1:]
+            del node.attribute[:]
+
+
+def _clips_around_zero(node: onnx.NodeProto, tensors: Tensors) -> bool:
+    limits = {attribute.name: attribute.f for attribute in node.attribute}
+    for name, place in (("min", 1), ("max", 2)):
+        if len(node.input) > place and node.input[place]:
+            if node.input[place] not in tensors:
+                return False
+            limits[name] = float(tensors.get(node.input[place]))
+    return bool(limits.get("min", -1.0) <= 0 <= limits.get("max", 1.0))
+
+
+def unreactive(model: onnx.ModelProto) -> set[str]:
+    """Tensors that can't depend on the inputs: made of constants alone, or behind all-zero weights."""
+    tensors = Tensors(model)
+    still = set(tensors)
+    relayouts = _Relayouts(model)
+    for node in model.graph.node:
+        inputs = [name for name in node.input if name]
+        closed = all(name in still for name in inputs) and not any(
+            attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+            for attribute in node.attribute
+        )
+        if not closed:
+            closed = any(
+                role in ("weight", "scale")
+                and (path := relayouts.trace(name)) is not None
+                and not np.any(tensors.get(path.source))
+                for role, name in zip(_ROLES.get(node.op_type, ()), node.input, strict=False)
+                if name
+            )
+        if closed and not node.op_type.startswith("Random"):
+            still.update(node.output)
+    return still
+
+
+def with_outputs(model: onnx.ModelProto, names: list[str]) -> bytes:
+    """The model serialised, with tensors added to its outputs."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {value.name for value in copy.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    return bytes(copy.SerializeToString())
