@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from evonnx.errors import TaskError
 from evonnx.network import Array, Network
 from evonnx.task import Batch, Loss, Split
-from evonnx.tasks._ancestor import CACHE_BYTES, AncestorOutputs, KeyedBatch
 from evonnx.tasks._arrays import GIB
 from evonnx.tasks._inputs import GraphInput, check_finite, graph_inputs, image_size, prepare, task_settings
+from evonnx.tasks._outputs import CACHE_BYTES, KeyedBatch, ModelOutputs
 from evonnx.tasks._settings import Settings
 from evonnx.tasks._sources import Reader
 from evonnx.tasks._splits import DEFAULT_SHARE, Part, complete, describe_parts
@@ -60,7 +60,7 @@ class DistillationTask:
             TaskError: anything wrong with a key, a file or its content; both are named.
         """
         settings = task_settings(config)
-        self._ancestor: AncestorOutputs | None = None
+        self._ancestor: ModelOutputs | None = None
         self._inputs: _Files | _Synthesised
         if any(split in settings.table for split in SPLITS):
             settings.only((*SPLITS, "seed", *DATA_KEYS))
@@ -96,8 +96,8 @@ class DistillationTask:
 
     def bind_ancestor(self, model_path: str) -> None:
         """Name the ancestor's file. Its outputs are computed when first needed, and kept."""
-        if self._ancestor is None or self._ancestor.model_path != model_path:
-            self._ancestor = AncestorOutputs(model_path)
+        if self._ancestor is None or self._ancestor.model != model_path:
+            self._ancestor = ModelOutputs(model_path)
 
     def score(self, split: Split, outputs: Iterator[tuple[Batch, Mapping[str, Array]]]) -> float:
         """Agreement with the ancestor, a share (see `evonnx.tasks.metrics`).

@@ -1,4 +1,4 @@
-"""The ancestor's outputs, computed once in onnxruntime and kept."""
+"""Outputs of a model that stays the same, such as the ancestor: computed once in onnxruntime and kept."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ CACHE_BYTES = 2**28
 
 @dataclass(frozen=True)
 class KeyedBatch(Batch):
-    """A batch that says which examples it holds, so that the ancestor's outputs for them can be kept."""
+    """A batch that says which examples it holds, so that the outputs for them can be kept."""
 
     key: tuple[str, bytes] = ("", b"")
 
 
-class AncestorOutputs:
-    """Outputs of the ancestor by batch. The file is loaded at the first call."""
+class ModelOutputs:
+    """Outputs of one model by batch. It is loaded at the first call."""
 
-    def __init__(self, model_path: str) -> None:
-        self.model_path = model_path
+    def __init__(self, model: str | bytes, label: str = "The ancestor", keep: bool = True) -> None:
+        """`model` is a file or a serialised model; `label` begins messages about it."""
+        self.model = model
+        self.keep = keep
+        self.label = label
         self._session: Any = None
         self._kept: dict[tuple[str, bytes], dict[str, Array]] = {}
         self._kept_bytes = 0
@@ -37,16 +40,16 @@ class AncestorOutputs:
         """Outputs by name, examples along axis 0 (stacked, where the model has no such axis).
 
         Raises:
-            TaskError: onnxruntime cannot run the ancestor on these inputs.
+            TaskError: onnxruntime cannot load the model, or run it on these inputs.
         """
-        key = batch.key if isinstance(batch, KeyedBatch) else None
+        key = batch.key if self.keep and isinstance(batch, KeyedBatch) else None
         if key is not None and key in self._kept:
             return self._kept[key]
         try:
             outputs = self._run(batch)
         except ModelError as error:
             raise TaskError(
-                "The ancestor cannot be run on this task's inputs, so nothing can be compared with it. "
+                f"{self.label} cannot be run on this task's inputs, so nothing can be compared with it. "
                 f"{error} "
                 "If the inputs are synthesised, set their shape with --input-shape, or name real data in a "
                 "task file."
@@ -59,7 +62,7 @@ class AncestorOutputs:
 
     def _run(self, batch: Batch) -> dict[str, Array]:
         if self._session is None:
-            self._session = make_session(self.model_path)
+            self._session = make_session(self.model)
         specs = input_specs(self._session)
         first = specs[0].shape[0] if specs[0].shape else None
         if not isinstance(first, int):
