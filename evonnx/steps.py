@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
 
 from evonnx.compaction import Compacted, Plan, apply_plan, plan_compaction
 from evonnx.dependency import analyse
+from evonnx.errors import ModelError
 from evonnx.network import Network
+from evonnx.onnx_io import check_file, save_model
 from evonnx.proof import Proof, prove, require
 
 
@@ -35,3 +41,36 @@ def compact(masked: Network, *, align: int = 1, seed: int = 0) -> Removal:
     proof = prove(masked.model, compacted, input_shapes=masked.input_shapes or None, seed=seed)
     require(proof)
     return Removal(plan, compacted, proof)
+
+
+def write_checked(model: ir.Model, path: str | Path, parent: str | Path) -> None:
+    """Write a model that the ONNX checker and shape inference accept wherever they accept its parent, or nothing.
+
+    Args:
+        model: what to write.
+        path: where.
+        parent: the file it was made from; some real models fail the checker as given and still run.
+
+    Raises:
+        ModelError: it fails where its parent does not, or the place cannot be written.
+    """
+    path = Path(path)
+    try:
+        # Checked as a file, in the target's own folder: that is where it must fit.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".evonnx-") as folder:
+            draft = Path(folder) / path.name
+            save_model(model, draft)
+            if _passes(parent):
+                check_file(draft)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ModelError(f"Cannot write {path}: {reason}. Choose another output path.") from error
+    save_model(model, path)
+
+
+def _passes(path: str | Path) -> bool:
+    try:
+        check_file(path)
+    except ModelError:
+        return False
+    return True

@@ -48,18 +48,17 @@ def compact(
     from pathlib import Path
 
     from evonnx.network import load_network
-    from evonnx.onnx_io import check_file, save_model
     from evonnx.report.table import Table, show
     from evonnx.report.tables import times, whole
     from evonnx.resources import count
     from evonnx.steps import compact as remove
+    from evonnx.steps import write_checked
 
     not_the_same(masked, output)
     network = load_network(masked, input_shapes(input_shape))
     say("removing and proving")
     removal = remove(network, align=align, seed=seed)
-    save_model(removal.compacted.model, output)
-    check_file(output)
+    write_checked(removal.compacted.model, output, masked)
     before, after = count(network), count(load_network(output, network.input_shapes))
     sizes: dict[str, tuple[Any, Any]] = {
         "parameters": (before.parameters, after.parameters),

@@ -76,9 +76,9 @@ def synthesize(
     from evonnx.genome import encode
     from evonnx.masking import apply_masks
     from evonnx.network import load_network, network_of
-    from evonnx.onnx_io import check_file, save_model
     from evonnx.report.table import show
     from evonnx.resources import count
+    from evonnx.steps import write_checked
     from evonnx.synthesis import synthesize as sample
 
     not_the_same(model, output)
@@ -98,8 +98,7 @@ def synthesize(
         best_effort=best_effort,
     )
     masked = apply_masks(network, coupling, offspring.masks)
-    save_model(masked, output)
-    check_file(output)
+    write_checked(masked, output, model)
     child = network_of(masked, output, network.input_shapes)
     removable = plan_compaction(child, analyse(child), align=multiple).describe().splitlines()
     document = {
