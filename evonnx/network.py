@@ -109,7 +109,12 @@ def load_network(
         ModelError: as `onnx_io.load_model`; an input shape does not fit; a prunable weight is not finite.
     """
     model = load_model(path)
-    network = network_of(model, os.fspath(path), input_shapes)
+    try:
+        network = network_of(model, os.fspath(path), input_shapes)
+    except (TypeError, ValueError, LookupError) as error:  # attributes of the wrong kind, axes out of range
+        raise ModelError(
+            f"{os.fspath(path)} is not a valid ONNX graph: {error}. Run onnx.checker on it, or export it again."
+        ) from error
     return replace(network, stored_bytes=stored_bytes(path, model))
 
 

@@ -1,7 +1,7 @@
 """ONNX files in and out: read with every check that a stranger's file needs, written atomically.
 
 Files are not trusted. `load_model` looks at sizes, names and external data before anything is allocated;
-every refusal is a `ModelError` that names the file. Weights in external files stay there, memory-mapped on use.
+every refusal is a `ModelError` naming the file. Weights in external files stay there, memory-mapped on use.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir raises many kinds; all of them mean that the file is unusable
         raise ModelError(
-            f"{file} cannot be read as an ONNX model: {_first_line(error)}. Export it again."
+            f"{file} cannot be read as an ONNX model: {_last_line(error)}. Export it again."
         ) from error
     ir.external_data.set_base_dir(model.graph, file.absolute().parent)
     for function in model.functions.values():
@@ -74,9 +74,7 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
             ir.external_data.unload_from_model(
                 model, file.absolute().parent, f"{file.name}.data", size_threshold_bytes=1024
             )
-            _write_atomically(
-                file, _proto_of(model, keep_external=True).SerializeToString(deterministic=True)
-            )
+            _write_atomically(file, _serialize(model, keep_external=True))
         else:
             _write_atomically(file, to_bytes(model))
     except OSError as error:
@@ -92,13 +90,7 @@ def to_bytes(model: ir.Model) -> bytes:
     Raises:
         ModelError: the model exceeds the 2 GB of a protobuf message.
     """
-    try:
-        data: bytes = _proto_of(model, keep_external=False).SerializeToString(deterministic=True)
-        return data
-    except (EncodeError, ValueError) as error:
-        raise ModelError(
-            "The model exceeds 2 GB, the limit of a single ONNX message; save it to a file."
-        ) from error
+    return _serialize(model, keep_external=False)
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
@@ -306,6 +298,16 @@ def _mark_value_info(model: ir.Model, proto: onnx.ModelProto) -> None:
             value.meta[_VALUE_INFO] = True
 
 
+def _serialize(model: ir.Model, *, keep_external: bool) -> bytes:
+    try:
+        data: bytes = _proto_of(model, keep_external=keep_external).SerializeToString(deterministic=True)
+    except (EncodeError, ValueError) as error:
+        raise ModelError("The model exceeds the 2 GB of one ONNX message; save it to a file.") from error
+    except ir.serde.SerdeError as error:
+        raise ModelError(f"The model cannot be written as ONNX: {_last_line(error)}.") from error
+    return data
+
+
 def _proto_of(model: ir.Model, *, keep_external: bool) -> onnx.ModelProto:
     if not keep_external and any(_external(tensor) for tensor in _tensors(model)):
         model = model.clone()
@@ -366,6 +368,13 @@ def _write_atomically(file: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def _last_line(error: BaseException) -> str:
+    """The innermost cause: onnx_ir wraps errors once per level of nesting."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

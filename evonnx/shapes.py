@@ -22,11 +22,8 @@ _SIDES = (
     (224, 512),
     (32, 16),
     (28, 64),
-    (64, 128),
-    (256, 256),
-    (299, 1024),
+    (256, 128),
     (320, 2048),
-    (640, 16000),
 )
 """Tried in turn for open dimensions until all layers fit: (side of an image, any other length)."""
 _SMALL_ELEMENTS = 4096
