@@ -1,7 +1,7 @@
 """A run directory: safe to kill at any moment.
 
-`gen-NN` folders are written beside and renamed into place once complete, and are immutable from then on; `run.json`,
-`best.onnx` and the reports are derived from them and replaced atomically.
+`gen-NN` folders are written beside and renamed into place once complete, and are immutable from then on;
+`run.json`, `best.onnx` and the reports are derived from them and replaced atomically.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def write_atomic(path: Path, data: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise RunError(f"Cannot write {path}: {error.strerror or error}. Check the folder and the free space.") from error
+        raise RunError(
+            f"Cannot write {path}: {error.strerror or error}. Check the folder and the free space."
+        ) from error
     _sync_folder(path.parent)
 
 
@@ -74,7 +76,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise RunError(f"{path} does not exist; is {path.parent} a run directory of evonnx evolve?") from error
+        raise RunError(
+            f"{path} does not exist; is {path.parent} a run directory of evonnx evolve?"
+        ) from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read as JSON ({error}); it was not written by evonnx.") from error
     if not isinstance(document, dict):
@@ -89,7 +93,9 @@ def save_masks(path: Path, masks: Masks) -> None:
 
 def save_lineage(path: Path, lineage: Mapping[tuple[str, int], np.ndarray[Any, np.dtype[np.int64]]]) -> None:
     """Kept ancestor indices as int64 tensors named `initializer:axis`."""
-    named = {f"{name}:{axis}": np.ascontiguousarray(kept, dtype=np.int64) for (name, axis), kept in lineage.items()}
+    named = {
+        f"{name}:{axis}": np.ascontiguousarray(kept, dtype=np.int64) for (name, axis), kept in lineage.items()
+    }
     write_atomic(path, save(dict(sorted(named.items()))))
 
 
@@ -120,13 +126,17 @@ class RunStore:
             RunError: the folder holds a run already, or cannot be written.
         """
         if (folder / RUN_FILE).exists():
-            raise RunError(f"{folder} already holds a run. Continue it with --resume, or name another folder with --out.")
+            raise RunError(
+                f"{folder} already holds a run. Continue it with --resume, or name another folder with --out."
+            )
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise RunError(f"{folder} exists and is not an empty folder. Name another one with --out.")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"Cannot create {folder}: {error.strerror or error}. Name another folder with --out.") from error
+            raise RunError(
+                f"Cannot create {folder}: {error.strerror or error}. Name another folder with --out."
+            ) from error
         store = cls(folder)
         store.write_run(run)
         return store
@@ -163,7 +173,7 @@ class RunStore:
         return rows
 
     def workspace(self, label: str) -> Path:
-        """An empty folder inside the run for work in progress; it vanishes with `discard` or at the next resume."""
+        """An empty folder inside the run for work in progress; gone with `discard` or at the next resume."""
         folder = self.folder / f"{_PARTIAL}{label}"
         if folder.exists():
             shutil.rmtree(folder)

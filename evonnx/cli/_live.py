@@ -42,7 +42,7 @@ class LiveObserver(Observer):
 
     def started(self, title: str, generations: int, notes: list[str]) -> None:
         """Print the title and what there is to know."""
-        self.console.print(f"[bold]{escape(title)}[/bold]")
+        self.console.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
         for note in notes:
             self.note(note)
         self.bars.update(self.generations, total=generations)
@@ -76,6 +76,7 @@ class LiveObserver(Observer):
             f"overhead {row['overhead_seconds']:.1f} s",
             markup=False,
             highlight=False,
+            soft_wrap=True,
         )
 
     def note(self, text: str) -> None:

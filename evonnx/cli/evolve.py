@@ -52,13 +52,19 @@ def evolve(
     gens: Annotated[int, typer.Option(min=1, max=99, help="Number of offspring.")] = 10,
     task: Annotated[
         str | None,
-        typer.Option(help="Task file (TOML).", show_default="MODEL's name with .toml, else data-free distillation"),
+        typer.Option(
+            help="Task file (TOML).", show_default="MODEL's name with .toml, else data-free distillation"
+        ),
     ] = None,
-    out: Annotated[str | None, typer.Option(help="Run directory.", show_default="runs/<model>-<date-time>")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Run directory.", show_default="runs/<model>-<date-time>")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     keep: Annotated[
         float,
-        typer.Option(min=0.001, max=1, help="At most this share of the parent's synapses.", rich_help_panel=_PRESSURE),
+        typer.Option(
+            min=0.001, max=1, help="At most this share of the parent's synapses.", rich_help_panel=_PRESSURE
+        ),
     ] = 0.8,
     target: Annotated[
         float | None,
@@ -71,12 +77,18 @@ def evolve(
     ] = False,
     levels: Annotated[
         Levels | None,
-        typer.Option(help="Factors of eq. 1 that act.", show_default="the encoding's", rich_help_panel=_PRESSURE),
+        typer.Option(
+            help="Factors of eq. 1 that act.", show_default="the encoding's", rich_help_panel=_PRESSURE
+        ),
     ] = None,
     cluster_share: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Clusters' part of the pressure.", show_default="the encoding's", rich_help_panel=_PRESSURE
+            min=0,
+            max=1,
+            help="Clusters' part of the pressure.",
+            show_default="the encoding's",
+            rich_help_panel=_PRESSURE,
         ),
     ] = None,
     clusters: Annotated[
@@ -108,15 +120,24 @@ def evolve(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=0, help="Epochs per generation.", show_default="the task's, else 1", rich_help_panel=_RETRAINING),
+        typer.Option(
+            min=0,
+            help="Epochs per generation.",
+            show_default="the task's, else 1",
+            rich_help_panel=_RETRAINING,
+        ),
     ] = None,
     recovery_epochs: Annotated[
         int | None,
-        typer.Option(min=0, help="Epochs at the end.", show_default="the task's, else 5", rich_help_panel=_RETRAINING),
+        typer.Option(
+            min=0, help="Epochs at the end.", show_default="the task's, else 5", rich_help_panel=_RETRAINING
+        ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Examples per step.", show_default="the adapter's", rich_help_panel=_RETRAINING),
+        typer.Option(
+            min=1, help="Examples per step.", show_default="the adapter's", rich_help_panel=_RETRAINING
+        ),
     ] = None,
     learning_rate: Annotated[
         float | None,
@@ -130,8 +151,8 @@ def evolve(
 ) -> None:
     """Evolve MODEL over generations into a smaller, faster one.
 
-    The task is --task, else MODEL's name with .toml, else data-free self-distillation against MODEL itself. The run
-    directory is safe to kill; --resume with --out continues it to the same result.
+    The task is --task, else MODEL's name with .toml, else data-free self-distillation against MODEL itself.
+    The run directory is safe to kill; --resume with --out continues it to the same result.
 
     \b
     Examples:

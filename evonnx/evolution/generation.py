@@ -15,12 +15,11 @@ from evonnx.adapter import TrainingBudget
 from evonnx.clusters import find_clusters
 from evonnx.compaction import Compacted, apply_plan, plan_compaction
 from evonnx.dependency import Coupling, analyse
-from evonnx.encodings import Encoding
 from evonnx.environment import Budget
 from evonnx.evaluation import evaluate
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.retraining import Trainer
-from evonnx.genome import encode
+from evonnx.genome import Encoding, encode
 from evonnx.masking import apply_masks
 from evonnx.masks import Masks
 from evonnx.network import Network, load_network
@@ -103,7 +102,12 @@ class Offspring:
 
 
 def screen(
-    setting: Setting, generation: int, network: Network, coupling: Coupling, samples: list[Sample], folder: Path,
+    setting: Setting,
+    generation: int,
+    network: Network,
+    coupling: Coupling,
+    samples: list[Sample],
+    folder: Path,
     watch: Stopwatch,
 ) -> list[int]:
     """Order samples by validation score without retraining, fittest first; ties keep their order.
@@ -137,7 +141,9 @@ def remove_physically(
     masked_network = load_network(folder / MASKED_FILE, setting.options.input_shapes)
     plan = plan_compaction(masked_network, analyse(masked_network), align=setting.align)
     compacted = apply_plan(masked_network, plan)
-    proof = prove(masked_network.model, compacted, input_shapes=setting.options.input_shapes or None, seed=seed)
+    proof = prove(
+        masked_network.model, compacted, input_shapes=setting.options.input_shapes or None, seed=seed
+    )
     require(proof)
     save_model(compacted.model, folder / COMPACT_FILE)
     check_file(folder / COMPACT_FILE)
@@ -145,7 +151,13 @@ def remove_physically(
 
 
 def make_offspring(
-    setting: Setting, generation: int, network: Network, coupling: Coupling, one: Sample, folder: Path, seed: int,
+    setting: Setting,
+    generation: int,
+    network: Network,
+    coupling: Coupling,
+    one: Sample,
+    folder: Path,
+    seed: int,
     watch: Stopwatch,
 ) -> Offspring:
     """Remove, prove, retrain and score one sampled offspring in `folder`."""
@@ -188,7 +200,12 @@ def make_generation(
     keep = options.pressure.bound(options.generations)
     budget = Budget(share=keep)
     solution = solve(
-        network, coupling, genome, budget, levels=encoding.levels, cluster_share=encoding.cluster_share,
+        network,
+        coupling,
+        genome,
+        budget,
+        levels=encoding.levels,
+        cluster_share=encoding.cluster_share,
         best_effort=options.pressure.best_effort,
     )
     sampling, training = seeds.spawn(2)
@@ -198,12 +215,16 @@ def make_generation(
     ]
     order = screen(setting, generation, network, coupling, samples, folder, watch)
     candidates: list[Offspring] = []
-    for place, child in zip(order[: options.selection.offspring], training.spawn(options.selection.offspring), strict=True):
+    for place, child in zip(
+        order[: options.selection.offspring], training.spawn(options.selection.offspring), strict=True
+    ):
         candidate_folder = folder / f"candidate-{len(candidates)}"
         candidate_folder.mkdir()
         seed = int(child.generate_state(1)[0])
         candidates.append(
-            make_offspring(setting, generation, network, coupling, samples[place], candidate_folder, seed, watch)
+            make_offspring(
+                setting, generation, network, coupling, samples[place], candidate_folder, seed, watch
+            )
         )
     best = candidates[0]
     for candidate in candidates[1:]:

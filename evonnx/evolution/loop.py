@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from evonnx.adapter import TrainingBudget
-from evonnx.encodings import Encoding
 from evonnx.errors import BudgetError, RunError
 from evonnx.evaluation import evaluate
 from evonnx.evolution.generation import Parent, Setting, figures, make_generation
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.recovery import choose_best, recover
 from evonnx.evolution.retraining import Trainer
+from evonnx.genome import Encoding
 from evonnx.network import Network, load_network
 from evonnx.plugins import get
 from evonnx.resources import count
@@ -59,8 +59,8 @@ def evolve(
     network = load_network(model, options.input_shapes)
     if not network.weights:
         raise RunError(
-            f"{model} has no convolution, Gemm or MatMul with constant weights, so there is nothing to evolve; "
-            "`evonnx inspect` shows what was seen."
+            f"{model} has no convolution, Gemm or MatMul with constant weights, so there is nothing to "
+            "evolve; `evonnx inspect` shows what was seen."
         )
     the_task, how_found, defaults = find_task(model, network, Path(task) if task is not None else None)
     encoding = _encoding(options)
@@ -102,7 +102,9 @@ def _generations(setting: Setting, store: RunStore, run: dict[str, Any], model: 
         parent = Parent(len(rows), store.generation_folder(len(rows)) / COMPACT_FILE if rows else model)
         made: list[Row] = []
 
-        def fill(folder: Path, generation: int = generation, parent: Parent = parent, made: list[Row] = made) -> None:
+        def fill(
+            folder: Path, generation: int = generation, parent: Parent = parent, made: list[Row] = made
+        ) -> None:
             made.append(make_generation(setting, generation, [parent], seeds[generation - 1], folder))
 
         try:
@@ -126,7 +128,9 @@ def _stop_reason(setting: Setting, row: Row) -> str | None:
     return None
 
 
-def _finish(setting: Setting, store: RunStore, run: dict[str, Any], model: Path, defaults: dict[str, Any]) -> None:
+def _finish(
+    setting: Setting, store: RunStore, run: dict[str, Any], model: Path, defaults: dict[str, Any]
+) -> None:
     """Choose the best offspring, train it once more, time everything, and write the final run.json."""
     rows: list[Row] = run["generations"]
     if not rows:
@@ -136,13 +140,19 @@ def _finish(setting: Setting, store: RunStore, run: dict[str, Any], model: Path,
     if recovery_epochs is None:
         recovery_epochs = int(defaults.get("recovery_epochs", 5))
     chosen = choose_best(setting, rows)
-    seed = int(np.random.SeedSequence(setting.options.seed).spawn(setting.options.generations + 1)[-1].generate_state(1)[0])
+    seed = int(
+        np.random.SeedSequence(setting.options.seed)
+        .spawn(setting.options.generations + 1)[-1]
+        .generate_state(1)[0]
+    )
     run["best"] = recover(setting, store, chosen, replace(setting.training, epochs=recovery_epochs), seed)
     run["notes"] += run["best"].pop("notes")
     setting.observer.stage(0, "timing in onnxruntime")
     models = [model, *(store.generation_folder(row["generation"]) / COMPACT_FILE for row in rows)]
     models.append(store.folder / "best.onnx")
-    run["bench"] = bench(models, batches=None, threads=setting.options.threads, seed=setting.options.seed).to_json()
+    run["bench"] = bench(
+        models, batches=None, threads=setting.options.threads, seed=setting.options.seed
+    ).to_json()
     store.write_run(run)
 
 
@@ -181,7 +191,12 @@ def _training_budget(options: EvolveOptions, defaults: dict[str, Any]) -> Traini
 
 
 def _setting(
-    model: Path, network: Network, task: Task, options: EvolveOptions, encoding: Encoding, budget: TrainingBudget,
+    model: Path,
+    network: Network,
+    task: Task,
+    options: EvolveOptions,
+    encoding: Encoding,
+    budget: TrainingBudget,
     observer: Observer,
 ) -> Setting:
     observer.stage(0, "scoring the ancestor")
@@ -210,7 +225,7 @@ def _configuration(
         "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
         "task": task.describe(),
         "options": options.to_json(),
-        "encoding": encoding.describe(),
+        "encoding": {**vars(encoding), "strength": encoding.strength.name},
         "training": budget.__dict__,
         "versions": _versions(),
         "threads": options.threads,

@@ -16,7 +16,7 @@ class Pressure:
     keep: float = 0.8
     """Upper bound on the share of the parent's synapses that each offspring keeps."""
     target: float | None = None
-    """Final share of the ancestor's synapses; each generation's bound is min(keep, target ** (1 / generations))."""
+    """Final share of the ancestor's synapses: each bound is min(keep, target ** (1 / generations))."""
     best_effort: bool = False
     levels: str | None = None
     """"both", "clusters" or "synapses"; None: the encoding's own."""
@@ -62,7 +62,7 @@ class EvolveOptions:
     generations: int = 10
     seed: int = 0
     max_drop: float = 0.04
-    """In the metric's own unit: the run stops at the first offspring that lost more, and best.onnx lost no more."""
+    """In the metric's own unit: the first offspring that lost more ends the run; best.onnx lost no more."""
     threads: int | None = None
     pressure: Pressure = Pressure()
     selection: Selection = Selection()

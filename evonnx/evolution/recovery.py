@@ -30,8 +30,10 @@ def choose_best(setting: Setting, rows: list[Row]) -> Row:
     return min(rows, key=drop)
 
 
-def recover(setting: Setting, store: RunStore, chosen: Row, budget: TrainingBudget, seed: int) -> dict[str, Any]:
-    """Train the chosen offspring once more and put best.onnx into place; it is kept only if validation agrees.
+def recover(
+    setting: Setting, store: RunStore, chosen: Row, budget: TrainingBudget, seed: int
+) -> dict[str, Any]:
+    """Train the chosen offspring once more, keep the result if validation agrees, and put best.onnx in place.
 
     Returns:
         The figures of best.onnx, with "generation" (whose structure it has), "recovered" and "notes".
@@ -41,7 +43,8 @@ def recover(setting: Setting, store: RunStore, chosen: Row, budget: TrainingBudg
     workspace = store.workspace("best")
     candidate = workspace / BEST_FILE
     start = time.perf_counter()
-    score_validation, recovered, training = chosen["score_validation"], False, {"history": [], "notes": []}
+    score_validation, recovered = chosen["score_validation"], False
+    training: dict[str, Any] = {"history": [], "notes": []}
     if budget.epochs > 0:
         setting.observer.stage(0, f"recovery training of generation {chosen['generation']}")
         training = setting.trainer.retrain(
@@ -58,11 +61,15 @@ def recover(setting: Setting, store: RunStore, chosen: Row, budget: TrainingBudg
     best = store.folder / BEST_FILE
     notes: list[str] = list(training["notes"])
     if budget.epochs > 0 and not recovered:
-        notes.append("Recovery training did not improve the validation score; best.onnx is the offspring as it was.")
+        notes.append(
+            "Recovery training did not improve the validation score; best.onnx is the offspring as it was."
+        )
     return {
         "generation": chosen["generation"],
         "recovered": recovered,
-        **figures(count(load_network(best, setting.options.input_shapes)), setting.ancestor, best.stat().st_size),
+        **figures(
+            count(load_network(best, setting.options.input_shapes)), setting.ancestor, best.stat().st_size
+        ),
         "score": evaluate(best, setting.task, "test", threads=setting.options.threads).value,
         "score_ancestor": setting.score_ancestor,
         "score_validation": score_validation,

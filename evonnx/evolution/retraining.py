@@ -9,8 +9,8 @@ from typing import Any
 
 from evonnx.adapter import Adapter, Progress, RetrainRequest, TrainingBudget, check_result
 from evonnx.masks import live_masks
-from evonnx.network import initializer_arrays, network_of, set_array
-from evonnx.onnx_io import check_file, load_model, save_model
+from evonnx.network import network_of
+from evonnx.onnx_io import check_file, initializer_arrays, load_model, save_model, set_array
 from evonnx.task import Task
 
 
@@ -24,7 +24,12 @@ class Trainer:
     options: dict[str, str]
 
     def retrain(
-        self, model: Path, output: Path, budget: TrainingBudget, seed: int, progress: Callable[[Progress], None]
+        self,
+        model: Path,
+        output: Path,
+        budget: TrainingBudget,
+        seed: int,
+        progress: Callable[[Progress], None],
     ) -> dict[str, Any]:
         """Retrain the model at `model` and write it, graph unchanged, to `output`.
 
