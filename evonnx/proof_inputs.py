@@ -70,13 +70,16 @@ def feed(
 
 
 def _batch_axes(specs: Sequence[InputSpec]) -> dict[str, set[int]]:
-    """Axes that carry the batch: dynamic first axes, and axes that share a symbol with one."""
+    """Axes that carry the batch: dynamic first axes, axes that share a symbol with one, and the second axis
+    of (layers, batch, width), as recurrent states have it."""
     symbols = {spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], str)}
     return {
         spec.name: {
             axis
             for axis, dim in enumerate(spec.shape)
-            if (axis == 0 and not isinstance(dim, int)) or (isinstance(dim, str) and dim in symbols)
+            if (isinstance(dim, str) and dim in symbols)
+            or (axis == 0 and not isinstance(dim, int))
+            or (axis == 1 and dim is None and len(spec.shape) == 3 and isinstance(spec.shape[2], int))
         }
         for spec in specs
     }
