@@ -44,7 +44,7 @@ def compact(masked: Network, *, align: int = 1, seed: int = 0) -> Removal:
 
 
 def write_checked(model: ir.Model, path: str | Path, parent: str | Path) -> None:
-    """Write a model that the ONNX checker and shape inference accept wherever they accept its parent, or nothing.
+    """Write a model that passes the ONNX checker and shape inference where its parent does, or nothing.
 
     Args:
         model: what to write.

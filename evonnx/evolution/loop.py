@@ -64,6 +64,7 @@ def evolve(
         )
     the_task, how_found, defaults = find_task(model, network, Path(task) if task is not None else None)
     encoding = _encoding(options)
+    get("adapters", options.retraining.adapter)  # a wrong name is told before anything is written
     budget = _training_budget(options, defaults)
     configuration = _configuration(model, the_task, options, encoding, budget)
     if resume:
