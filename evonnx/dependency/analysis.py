@@ -84,11 +84,6 @@ def _close_graph(scope: Scope) -> None:
             for ids in (outputs, inputs):
                 scope.pin(ids, use.node_label, f"this {use.op_type} is not followed")
             scope.weight_ids[weight.name] = WeightIds(outputs, inputs.reshape(weight.groups, -1))
-        stranger = _stranger(weight, scope)
-        if stranger is not None:
-            ids_of = scope.weight_ids[weight.name]
-            for ids in (ids_of.output, ids_of.input):
-                scope.pin(ids, stranger, f"{weight.name!r} is also read here")
         _weight_axes(weight, scope)
     for vector in {vector.name: vector for vector in scope.vectors}.values():
         value = _constant(network.model, vector.name)
@@ -104,29 +99,6 @@ def _constant(model: ir.Model, name: str) -> ir.Value:
     if value is not None:
         return value
     return next(node.outputs[0] for node in model.graph if node.outputs and node.outputs[0].name == name)
-
-
-def _stranger(weight: Weight, scope: Scope) -> ir.Node | str | None:
-    """A reader of the weight, before, within or after its relayouts, that is none of its uses."""
-    known = {(use.node, use.input_index) for use in weight.uses}
-    chain: set[ir.Node] = set()
-    values: list[ir.Value] = []
-    for use in weight.uses:
-        value = use.node.inputs[use.input_index]
-        while value is not None:
-            values.append(value)
-            producer = value.producer()
-            if producer is None or value.name == weight.name:
-                break
-            chain.add(producer)
-            value = producer.inputs[0] if producer.inputs else None
-    for value in values:
-        for reader in value.uses():
-            if (reader.node, reader.idx) not in known and reader.node not in chain:
-                return reader.node
-        if value.is_graph_output():
-            return f"graph output {value.name}"
-    return None
 
 
 def _weight_axes(weight: Weight, scope: Scope) -> None:

@@ -90,7 +90,7 @@ def _dead_wires(network: Network, coupling: Coupling, slices: dict[str, Bools]) 
     produced = np.zeros(n_wires, dtype=np.int64)
     consumed = np.zeros(n_wires, dtype=np.int64)
     for name, weight in network.weights.items():
-        _add(produced, consumed, coupling.weight_wires[name], weight, slices[name], 1)
+        _count(produced, consumed, coupling.weight_wires[name], weight, slices[name])
     dead = np.zeros(n_wires, dtype=np.bool_)
     while True:
         dying = free & ~dead & ((produced == 0) | (consumed == 0))
@@ -105,25 +105,35 @@ def _kill(
     produced: ClassIds, consumed: ClassIds, wires: WeightClasses, weight: Weight, live: Bools, dying: Bools
 ) -> None:
     """Take the rows and columns of dying wires out of `live` and out of the counts."""
-    rows, columns = dying[wires.output], dying[wires.input]
-    if rows.any():
-        gone = np.zeros_like(live)
-        gone[rows] = live[rows]
+    rows = np.flatnonzero(dying[wires.output])
+    if rows.size:
+        gone = live[rows]
+        np.subtract.at(produced, wires.output[rows], np.count_nonzero(gone, axis=1))
+        per_group = weight.outputs // weight.groups
+        if weight.groups == 1:
+            np.subtract.at(consumed, wires.input[0], np.count_nonzero(gone, axis=0))
+        else:
+            np.subtract.at(consumed, wires.input[rows // per_group], gone)
         live[rows] = False
-        _add(produced, consumed, wires, weight, gone, -1)
-    if columns.any():
-        taken = live & np.repeat(columns, weight.outputs // weight.groups, axis=0)
-        live &= ~taken
-        _add(produced, consumed, wires, weight, taken, -1)
+    groups, columns = np.nonzero(dying[wires.input])
+    if columns.size:
+        # A view by group, (groups, O / groups, I): writing to it writes to `live`.
+        grouped = live.reshape(weight.groups, -1, weight.inputs_per_group)
+        taken = grouped[groups, :, columns]
+        np.subtract.at(consumed, wires.input[groups, columns], np.count_nonzero(taken, axis=1))
+        outputs = wires.output.reshape(weight.groups, -1)
+        if weight.groups == 1:
+            np.subtract.at(produced, outputs[0], np.count_nonzero(taken, axis=0))
+        else:
+            np.subtract.at(produced, outputs[groups], taken)
+        grouped[groups, :, columns] = False
 
 
-def _add(
-    produced: ClassIds, consumed: ClassIds, wires: WeightClasses, weight: Weight, live: Bools, sign: int
-) -> None:
-    """Add (or subtract) the live slices of one weight to the counts of the wires at both their ends."""
-    np.add.at(produced, wires.output, sign * np.count_nonzero(live, axis=1))
+def _count(produced: ClassIds, consumed: ClassIds, wires: WeightClasses, weight: Weight, live: Bools) -> None:
+    """Add the live slices of one weight to the counts of the wires at both their ends."""
+    np.add.at(produced, wires.output, np.count_nonzero(live, axis=1))
     grouped = live.reshape(weight.groups, -1, weight.inputs_per_group)
-    np.add.at(consumed, wires.input, sign * np.count_nonzero(grouped, axis=1))
+    np.add.at(consumed, wires.input, np.count_nonzero(grouped, axis=1))
 
 
 def _dead_layers(network: Network, coupling: Coupling, masks: dict[str, Bools]) -> tuple[str, ...]:

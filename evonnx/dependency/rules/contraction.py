@@ -49,13 +49,7 @@ class ContractionRule:
             contracted, produced = (rank - 1, rank - 1) if slot == 1 else (rank - 2, rank - 2)
         inputs = scope.require(source, contracted, weight.inputs_per_group, node)
         outputs = scope.fresh(weight.outputs)
-        first = weight.uses[0]
-        same = (
-            weight.uses[use].relayouts == first.relayouts
-            and weight.groups == 1
-            and first.op_type in ("Gemm", "MatMul")
-            and _stored_output_axis(node, slot) == weight.output_axis
-        )
+        same = weight.uses[use].relayouts == weight.uses[0].relayouts
         if not same:
             for ids in (inputs, outputs):
                 scope.pin(ids, node, f"{weight.name!r} is read in two different layouts")
@@ -93,12 +87,3 @@ class ContractionRule:
             return True, Constant(str(value.name), None)
         scope.vector(node, 2, axis, outputs, "bias", None)
         return True, Constant(str(value.name), axis)
-
-
-def _stored_output_axis(node: ir.Node, slot: int) -> int:
-    """Axis of the 2-D operand that carries outputs."""
-    if slot == 1:
-        transposed = node.attributes.get_int("transB", 0) if node.op_type == "Gemm" else 0
-        return 0 if transposed else 1
-    transposed = node.attributes.get_int("transA", 0) if node.op_type == "Gemm" else 0
-    return 1 if transposed else 0

@@ -41,10 +41,9 @@ class ConvolutionRule:
                 scope.pin(ids, node, f"{node.op_type} slides over an axis that carries channels")
             elif axis == 0:
                 scope.carry(value, 0, ids)
-        groups = node.attributes.get_int("group", 1)
         inputs = scope.require(source, 1, weight.groups * weight.inputs_per_group, node)
         outputs = scope.fresh(weight.outputs)
-        if groups != weight.groups or weight.uses[use].relayouts != weight.uses[0].relayouts:
+        if weight.uses[use].relayouts != weight.uses[0].relayouts:
             scope.pin(inputs, node, f"{weight.name!r} is read in two different layouts")
             scope.pin(outputs, node, f"{weight.name!r} is read in two different layouts")
         self._groups(node, scope, weight, inputs, outputs)
