@@ -58,7 +58,7 @@ class Builder:
     def values(self, *shape: int) -> np.ndarray:
         """Random weights: small integers without 0, or normal values scaled by the fan-in."""
         if self.integers:
-            size = self.rng.integers(1, 4, size=shape)
+            size = self.rng.integers(1, 3, size=shape)
             return (size * self.rng.choice([-1, 1], size=shape)).astype(self.dtype)
         fan_in = max(1, int(np.prod(shape[1:]))) if len(shape) > 1 else 4
         return (self.rng.normal(size=shape) / np.sqrt(fan_in)).astype(self.dtype)

@@ -533,7 +533,7 @@ def tied_embedding() -> onnx.ModelProto:
     """One matrix that is an embedding table and, transposed, the output layer: not prunable."""
     b = Builder([2, 6])
     table = b.constant(b.values(10, 6), "table")
-    rows = b.node("Gather", table, b.ints(1, 3))
+    rows = b.node("Gather", table, b.node("ArgMax", "x", axis=1, keepdims=0))
     y = b.node("Relu", b.gemm(b.node("Add", "x", rows), 6, 6))
     b.output(b.node("MatMul", y, b.node("Transpose", table, perm=[1, 0])), [2, 10], "y")
     return b.model()
