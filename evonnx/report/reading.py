@@ -36,6 +36,9 @@ class Latency:
     p10_ms: float
     p90_ms: float
     ratio: float
+    ratio_low: float
+    ratio_high: float
+    """Bounds of the ratio's 95% interval."""
 
 
 @dataclass(frozen=True)

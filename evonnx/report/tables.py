@@ -146,6 +146,9 @@ def summary(run: Run) -> str:
     ]
     if ancestor.macs and last.macs:
         parts.append(f"{times(ancestor.macs / last.macs)} fewer MACs")
-    parts += [f"{times(last.latency[batch].ratio)} the speed at batch {batch}" for batch in last.latency]
+    parts += [
+        f"{times(one.ratio)} the speed at batch {batch} (95% interval {one.ratio_low:.2f} to {one.ratio_high:.2f})"
+        for batch, one in last.latency.items()
+    ]
     scores = f"test {run.metric} {run.score_with_unit(last.score)} from {run.score_with_unit(ancestor.score)}"
     return f"{name}: {', '.join(parts)}; {scores}."
