@@ -23,6 +23,8 @@ from evonnx.network import Network, Weight
 Scores = NDArray[np.float64]
 Edges = Callable[[str, slice], NDArray[np.floating]]
 """(weight, block of outputs) -> score of the best synapse of each (o, i) slice, shape (R, I); -inf: none."""
+Step = Callable[[str, slice, Scores], Scores]
+"""(weight, block of outputs, scores arriving at its inputs: (1, I), or (R, I) if grouped) -> scores, (R,)."""
 
 _NO_SIGNAL = frozenset({"Shape", "Size"})
 _ROWS_AT_ONCE = 1 << 20
@@ -73,7 +75,33 @@ class Reach:
         return signal is not None and signal.best > -np.inf
 
 
-def walk(network: Network, coupling: Coupling, edges: Edges) -> Reach:
+def through(edges: Edges) -> Step:
+    """The step that adds the scores of synapses and takes the best."""
+    return lambda name, rows, arriving: (edges(name, rows) + arriving).max(axis=1, initial=-np.inf)
+
+
+def through_living(live: Callable[[str, slice], NDArray[np.bool_]]) -> Step:
+    """The step of a walk that only asks what is reached: every live synapse scores 0.
+
+    Args:
+        live: (weight, block of outputs) -> which synapses live, shape (R, I, K).
+    """
+
+    def step(name: str, rows: slice, arriving: Scores) -> Scores:
+        reached = arriving > -np.inf
+        here = live(name, rows)
+        if reached.all():
+            some = here.reshape(len(here), -1).any(axis=1)
+        elif len(reached) == 1:
+            some = here[:, reached[0]].reshape(len(here), -1).any(axis=1)
+        else:
+            some = (here.any(axis=2) & reached).any(axis=1)
+        return np.where(some, 0.0, -np.inf)
+
+    return step
+
+
+def walk(network: Network, coupling: Coupling, step: Step) -> Reach:
     """Carry scores from the graph's inputs to every tensor."""
     axes: dict[str, dict[int, ClassIds]] = {}
     for (name, axis), classes in coupling.axes.items():
@@ -99,7 +127,7 @@ def walk(network: Network, coupling: Coupling, edges: Edges) -> Reach:
         contraction = None
         if weight is not None:
             read = reads.get((node, weight.name))
-            contraction = _contract(node, weight, coupling, reach, edges, read.axis if read else None)
+            contraction = _contract(node, weight, coupling, reach, step, read.axis if read else None)
         if contraction is not None:
             reach.contractions[node] = contraction
             best = float(contraction.outputs.max(initial=-np.inf))
@@ -143,7 +171,7 @@ def _by_class(ids: ClassIds, sources: list[tuple[ClassIds, Scores]], best: float
 
 
 def _contract(
-    node: ir.Node, weight: Weight, coupling: Coupling, reach: Reach, edges: Edges, axis: int | None
+    node: ir.Node, weight: Weight, coupling: Coupling, reach: Reach, step: Step, axis: int | None
 ) -> _Contraction | None:
     use = next(use for use in weight.uses if use.node is node)
     data = node.inputs[1 - use.input_index]
@@ -160,11 +188,11 @@ def _contract(
     groups = weight.outputs // weight.groups
     grouped = inputs.reshape(weight.groups, weight.inputs_per_group)
     outputs = np.full(weight.outputs, -np.inf)
-    step = max(1, _ROWS_AT_ONCE // max(1, weight.inputs_per_group))
-    for start in range(0, weight.outputs, step):
-        rows = slice(start, min(start + step, weight.outputs))
+    at_once = max(1, _ROWS_AT_ONCE // max(1, weight.inputs_per_group))
+    for start in range(0, weight.outputs, at_once):
+        rows = slice(start, min(start + at_once, weight.outputs))
         arriving = grouped[np.arange(rows.start, rows.stop) // groups] if weight.groups > 1 else grouped
-        outputs[rows] = (edges(weight.name, rows) + arriving).max(axis=1, initial=-np.inf)
+        outputs[rows] = step(weight.name, rows, arriving)
     return _Contraction(weight, classes, data, axis, inputs, outputs)
 
 

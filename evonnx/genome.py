@@ -67,6 +67,17 @@ class MemberSums:
 
 
 @dataclass(frozen=True)
+class Census:
+    """How many synapses live."""
+
+    clusters: Floats
+    """Shape (n_clusters,): per cluster, a synapse as often as it has roles there; 0: the cluster is dead."""
+    layers: Mapping[str, int]
+    roles: Mapping[str, tuple[MemberSums, MemberSums]]
+    """Only at granularity "channel": per layer and class, as producer and as consumer."""
+
+
+@dataclass(frozen=True)
 class Parent:
     """The network that heredity starts from, read block by block."""
 
@@ -76,17 +87,19 @@ class Parent:
     """In stored layout; synapses to treat as dead though their weight is not zero. None: none."""
 
     @cached_property
-    def census(self) -> tuple[Floats, dict[str, int]]:
-        """Live synapses per cluster, shape (n_clusters,), each as often as it has roles there; and per
-        layer."""
+    def census(self) -> Census:
+        """Count what lives; once."""
         per_cluster = np.zeros(self.clusters.n_clusters, dtype=np.float32)
         per_layer: dict[str, int] = {}
+        by_role: dict[str, tuple[MemberSums, MemberSums]] = {}
         for name in self.network.weights:
             roles = self.sum_members(name, lambda block: block.live)
             per_layer[name] = round(float(np.sum(roles[0].sums, dtype=np.float64)))
             for role in roles:
                 per_cluster[role.clusters] += role.sums
-        return per_cluster, per_layer
+            if len(roles) == 2:
+                by_role[name] = roles[0], roles[1]
+        return Census(per_cluster, per_layer, by_role)
 
     def row_blocks(self, name: str) -> list[slice]:
         """Cut a layer's outputs into blocks of about `BLOCK_SYNAPSES` synapses."""
@@ -141,7 +154,7 @@ class Parent:
         layer = self.clusters.layers[name]
         if layer.kernels is not None:
             kernels = np.concatenate(
-                list(self.map(name, lambda block: _over_taps(quantity(block)).reshape(-1)))
+                list(self.map(name, lambda block: over_taps(quantity(block)).reshape(-1)))
             )
             return [MemberSums(slice(layer.kernels, layer.kernels + len(kernels)), kernels)]
         assert layer.rows is not None
@@ -149,7 +162,7 @@ class Parent:
         by_column = np.zeros((layer.groups, layer.inputs_per_group))
 
         def both(block: Block) -> tuple[slice, Floats, NDArray[np.floating]]:
-            slices = _over_taps(quantity(block))
+            slices = over_taps(quantity(block))
             group = layer.group_of(block.rows)
             starts = np.flatnonzero(np.diff(group, prepend=-1))
             columns = np.add.reduceat(slices, starts, axis=0) if layer.columns is not None else slices[:0]
@@ -165,7 +178,7 @@ class Parent:
         return [rows, _sum_by_cluster(layer.columns.reshape(-1), by_column.reshape(-1))]
 
 
-def _over_taps(values: NDArray[np.generic]) -> Floats:
+def over_taps(values: NDArray[np.generic]) -> Floats:
     """Sum (R, I, K) over K; a product with ones is several times faster than a sum over a short axis."""
     floats = values.astype(np.float32, copy=False)
     if floats.shape[2] == 1:
@@ -265,10 +278,16 @@ class Genome:
     traits: Mapping[str, Trait]
     cluster_x: Floats
     """Shape (n_clusters,), in [0, 1]."""
-    cluster_live: Floats
-    """Shape (n_clusters,): live synapses that belong to each cluster; 0 means the cluster is dead."""
-    live: Mapping[str, int]
-    """Live synapses by layer."""
+
+    @property
+    def cluster_live(self) -> Floats:
+        """Live synapses that belong to each cluster, shape (n_clusters,); 0 means the cluster is dead."""
+        return self.parent.census.clusters
+
+    @property
+    def live(self) -> Mapping[str, int]:
+        """Live synapses by layer."""
+        return self.parent.census.layers
 
     def cluster_log_probability(self) -> Floats:
         """log P(cluster), equation 4: shape (n_clusters,); -inf for dead clusters."""
@@ -316,8 +335,7 @@ def encode(network: Network, clusters: Clusters, encoding: Encoding, masks: Mask
         ModelError: there is nothing to inherit: no live synapse, or weights that are not finite.
     """
     parent = Parent(network, clusters, masks)
-    cluster_live, live = parent.census
-    if sum(live.values()) == 0:
+    if sum(parent.census.layers.values()) == 0:
         raise ModelError(
             f"{network.source} has no live synapse to inherit: every prunable weight is zero, or there is "
             "none (evonnx inspect lists what was found). Give a trained model with Conv, Gemm or MatMul."
@@ -329,4 +347,4 @@ def encode(network: Network, clusters: Clusters, encoding: Encoding, masks: Mask
             f"{len(expression.traits)} layers; the network has {clusters.n_clusters} and "
             f"{len(network.weights)}."
         )
-    return Genome(parent, encoding, expression.traits, expression.cluster_x, cluster_live, live)
+    return Genome(parent, encoding, expression.traits, expression.cluster_x)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from evonnx.connectivity import Link, Reach, trace, walk
+from evonnx.connectivity import Link, Reach, through, through_living, trace, walk
 from evonnx.dependency.coupling import Coupling
 from evonnx.dependency.liveness import close
 from evonnx.environment import Budget, EnvironmentFactor, factor_of
@@ -123,8 +123,7 @@ def solve(
     if not amount > 0:
         raise BudgetError(f"{network.source} uses no {factor.unit}, so there is nothing to budget.")
     pressure = solve_pressure(genome, prices, budget.share, levels, share)
-    parent = _parent_masks(genome)
-    reach = walk(network, coupling, lambda name, rows: _score(parent[name][rows]))
+    reach = walk(network, coupling, through_living(lambda name, rows: genome.parent.block(name, rows).live))
     outputs = tuple(str(value.name) for value in network.model.graph.outputs if reach.reached(value))
     return Solution(
         network, coupling, genome, budget, factor, levels, best_effort, prices, pressure, amount, outputs
@@ -154,24 +153,6 @@ def sample(solution: Solution, rng: np.random.Generator, *, trim: bool = True) -
         parent_synapses=sum(solution.genome.live.values()),
         notes=tuple(notes),
     )
-
-
-def _parent_masks(genome: Genome) -> Canonical:
-    masks: Canonical = {}
-    for name, weight in genome.parent.network.weights.items():
-        masks[name] = np.empty((weight.outputs, weight.inputs_per_group, weight.taps), dtype=np.bool_)
-
-        def copy(block: Block) -> None:
-            masks[block.name][block.rows] = block.live
-
-        for _ in genome.parent.map(name, copy):
-            pass
-    return masks
-
-
-def _score(mask: Mask) -> NDArray[np.floating]:
-    """0 where a slice has a live synapse, else -inf: shape (R, I) from (R, I, K)."""
-    return np.where(mask.any(axis=2), np.float32(0), np.float32(-np.inf))
 
 
 class _Draft:
@@ -273,9 +254,8 @@ class _Draft:
         self.masks = {name: network.weights[name].to_canonical(mask) for name, mask in closed.items()}
 
     def _reach(self) -> Reach:
-        return walk(
-            self.solution.network, self.solution.coupling, lambda name, rows: _score(self.masks[name][rows])
-        )
+        step = through_living(lambda name, rows: self.masks[name][rows])
+        return walk(self.solution.network, self.solution.coupling, step)
 
     def _cut(self) -> bool:
         """Whether some output has lost every input."""
@@ -311,7 +291,7 @@ class _Draft:
             return scores
 
         for value in self._outputs():
-            links += trace(walk(solution.network, solution.coupling, edges), edges, value)
+            links += trace(walk(solution.network, solution.coupling, through(edges)), edges, value)
         return list(dict.fromkeys(links))
 
     def _tap(self, link: Link) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,42 +18,26 @@ Protected = Mapping[str, NDArray[np.int64]]
 """By weight name: flat indices into (O, I, K) of synapses that may not be trimmed."""
 
 _DROPPED_BITS = 12
-_CERTAIN = int(np.float32(1).view(np.uint32) >> _DROPPED_BITS)
-"""Code of probability 1: the largest."""
+_SPARED = (int(np.float32(1).view(np.uint32)) >> _DROPPED_BITS) + 1
+"""One more than the code of probability 1: stands for synapses that are out of the question."""
 
 
-@dataclass(frozen=True)
-class _Survivors:
-    """Codes of the survivors of one block that may be trimmed: leading bits of their probability, in its
-    order."""
-
-    name: str
-    places: NDArray[np.intp]
-    """Flat indices into the layer's (O, I, K)."""
-    codes: NDArray[np.uint32]
-
-
-def _survivors(
-    genome: Genome, pressure: Pressure, masks: Canonical, protected: Protected
-) -> Callable[[Block], _Survivors]:
-    def of_block(block: Block) -> _Survivors:
-        layer = genome.parent.clusters.layers[block.name]
-        mask = masks[block.name][block.rows]
-        start = block.rows.start * mask[0].size
-        spared = protected.get(block.name, np.zeros(0, dtype=np.int64)) - start
-        spared = spared[(spared >= 0) & (spared < mask.size)]
-        free = mask.reshape(-1)
-        if spared.size:
-            free = free.copy()
-            free[spared] = False
-        probability = survival(genome, pressure, block) * layer.spread(pressure.cluster_survival, block.rows)
-        codes = np.ascontiguousarray(probability, dtype=np.float32).view(np.uint32) >> np.uint32(
-            _DROPPED_BITS
-        )
-        places = np.flatnonzero(free)
-        return _Survivors(block.name, places + start, codes.reshape(-1)[places])
-
-    return of_block
+def _codes(
+    genome: Genome, pressure: Pressure, masks: Canonical, protected: Protected, block: Block
+) -> NDArray[np.uint32]:
+    """Leading bits of every synapse's probability, in its order: shape (R * I * K,); the largest number where
+    it is dead or may not be trimmed."""
+    layer = genome.parent.clusters.layers[block.name]
+    probability = survival(genome, pressure, block)
+    probability *= layer.spread(pressure.cluster_survival, block.rows)
+    codes = probability.reshape(-1).view(np.uint32)
+    codes >>= np.uint32(_DROPPED_BITS)
+    codes[~masks[block.name][block.rows].reshape(-1)] = _SPARED
+    spared = protected.get(block.name)
+    if spared is not None:
+        here = spared - block.rows.start * block.live[0].size
+        codes[here[(here >= 0) & (here < codes.size)]] = _SPARED
+    return codes
 
 
 def trim_synapses(
@@ -80,22 +63,33 @@ def trim_synapses(
         protected: synapses to spare.
         rng: draws among ties.
     """
-    of_block = _survivors(genome, pressure, masks, protected)
-    amounts = np.zeros(_CERTAIN + 1)
+
+    def count(block: Block) -> tuple[int, NDArray[np.intp]]:
+        codes = _codes(genome, pressure, masks, protected, block)
+        first = int(codes.min())
+        return first, np.bincount((codes - np.uint32(first)).astype(np.intp))
+
+    amounts = np.zeros(_SPARED + 1)
     for name in masks:
-        for found in genome.parent.map(name, of_block):
-            counted = np.bincount(found.codes.astype(np.intp))
-            amounts[: len(counted)] += counted * prices[name]
+        for first, counted in genome.parent.map(name, count):
+            amounts[first : first + len(counted)] += counted * prices[name]
+    amounts[_SPARED] = 0
     below = np.cumsum(amounts)
-    last = int(np.searchsorted(below, excess))
+    last = min(int(np.searchsorted(below, excess)), _SPARED)
     wanted = excess - (below[last - 1] if last else 0.0)
-    tied = amounts[last] if last <= _CERTAIN else 0.0
+    tied = amounts[last]
+
+    def candidates(block: Block) -> tuple[int, NDArray[np.intp], NDArray[np.bool_]]:
+        codes = _codes(genome, pressure, masks, protected, block)
+        places = np.flatnonzero(codes <= min(last, _SPARED - 1))
+        return block.rows.start * block.live[0].size, places, codes[places] == last
+
     for name in masks:
         price = prices[name]
         flat = masks[name].reshape(-1)
-        for found in genome.parent.map(name, of_block):
-            flat[found.places[found.codes < last]] = False
-            ties = found.places[found.codes == last]
+        for start, places, tie in genome.parent.map(name, candidates):
+            flat[places[~tie] + start] = False
+            ties = places[tie] + start
             if len(ties) == 0 or wanted <= 0 or price == 0:
                 continue
             # This block's fair part of what the ties have to give; the last block's part is all that is left.

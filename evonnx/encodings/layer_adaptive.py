@@ -149,7 +149,7 @@ class LayerAdaptive:
 
             for role in parent.sum_members(name, live_score):
                 total[role.clusters] += role.sums
-        members, _ = parent.census
+        members = parent.census.clusters
         live = np.flatnonzero(members)
         x = np.zeros_like(total)
         x[live] = _rank_clusters(total[live] / members[live])

@@ -10,7 +10,12 @@ import numpy as np
 
 from evonnx.clusters import LayerClusters
 from evonnx.environment.solve import Digest, Spectrum, Vector, expected, fill, solve_factor, solve_monotone
-from evonnx.genome import Block, Floats, Genome, Levels
+from evonnx.genome import Block, Floats, Genome, Levels, over_taps
+
+_TOLERANCE = 5e-4
+"""Accepted relative error of an expectation that is solved by iteration."""
+_ESTIMATES = 5
+"""Attempts with the cheap estimate before the exact expectation is iterated."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def _certain(genome: Genome) -> Floats:
 def _from_factors(genome: Genome, log_factor: float | Floats) -> Floats:
     """Survival of every cluster under log F_c."""
     log_p = genome.cluster_log_probability()
-    alive = np.exp(np.minimum(log_p + np.float32(0) + log_factor, 0)).astype(np.float32)
+    alive = np.exp(np.minimum(log_p + log_factor, 0)).astype(np.float32)
     alive[genome.cluster_live == 0] = 0
     pinned = genome.parent.clusters.pinned
     if pinned is not None:
@@ -110,25 +115,39 @@ def _solve_channels(genome: Genome, prices: Mapping[str, float], kept: float, le
     """One F_c for all classes: a synapse needs both of its classes, so the expectation is not linear in
     them."""
 
-    def amount(clusters: Floats) -> float:
+    def exact(clusters: Floats) -> float:
         return sum(prices[name] * _expected_live(genome, clusters, name) for name in genome.live)
+
+    def estimate(clusters: Floats) -> float:
+        # As if each layer's live synapses were spread evenly: exact where all live, and read from tables.
+        amount = 0.0
+        for name, (rows, columns) in genome.parent.census.roles.items():
+            both = (rows.sums @ clusters[rows.clusters]) * (columns.sums @ clusters[columns.clusters])
+            amount += prices[name] * float(both) / max(1, genome.live[name])
+        return amount
 
     pinned = genome.parent.clusters.pinned
     free = genome.cluster_live > 0 if pinned is None else (genome.cluster_live > 0) & ~pinned
     if not free.any():
         return _certain(genome)
     total = sum(prices[name] * count for name, count in genome.live.items())
-    fixed = amount(_from_factors(genome, -np.inf)) if pinned is not None and pinned.any() else 0.0
+    fixed = exact(_from_factors(genome, -np.inf)) if pinned is not None and pinned.any() else 0.0
     target = fixed + kept * (total - fixed) if levels == "both" else kept * total
     if target <= fixed:
         return _from_factors(genome, -np.inf)
     log_p = genome.cluster_log_probability()[free].astype(np.float64)
     # A synapse survives with at most F times the largest P, so this F is too small.
-    low = math.log((target - fixed) / total) - float(log_p.max())
-    solved = solve_monotone(
-        lambda log_factor: amount(_from_factors(genome, log_factor)), low, float(-log_p.min()), target
-    )
-    return _from_factors(genome, solved)
+    low, high = math.log((target - fixed) / total) - float(log_p.max()), float(-log_p.min())
+    aim = target
+    for _ in range(_ESTIMATES):
+        log_factor = solve_monotone(lambda f: estimate(_from_factors(genome, f)), low, high, aim)
+        clusters = _from_factors(genome, log_factor)
+        amount = exact(clusters)
+        if abs(amount / target - 1) < _TOLERANCE:
+            return clusters
+        aim *= target / amount
+    log_factor = solve_monotone(lambda f: exact(_from_factors(genome, f)), low, high, target)
+    return _from_factors(genome, log_factor)
 
 
 def _expected_live(genome: Genome, clusters: Floats, name: str) -> float:
@@ -137,16 +156,14 @@ def _expected_live(genome: Genome, clusters: Floats, name: str) -> float:
     if layer.columns is None:
         own = _own(layer)
         return float(np.dot(genome.cluster_live[own].astype(np.float64), clusters[own]))
-    weight = genome.parent.network.weights[name]
-    size = weight.outputs * weight.inputs_per_group * weight.taps
-    if genome.live[name] == size and not layer.overlap:
-        assert layer.rows is not None
-        rows = clusters[layer.rows].astype(np.float64).reshape(layer.groups, -1).sum(axis=1)
-        return float(weight.taps * (rows @ clusters[layer.columns].astype(np.float64).sum(axis=1)))
 
     def of_block(block: Block) -> float:
-        slices = np.count_nonzero(block.live, axis=2)[:, :, None]
-        return float(np.sum(slices * layer.spread(clusters, block.rows), dtype=np.float64))
+        slices = over_taps(block.live)
+        if layer.overlap or layer.groups > 1:
+            return float(np.sum(slices[:, :, None] * layer.spread(clusters, block.rows), dtype=np.float64))
+        assert layer.rows is not None
+        assert layer.columns is not None
+        return float(clusters[layer.rows[block.rows]] @ (slices @ clusters[layer.columns[0]]))
 
     return sum(genome.parent.map(name, of_block))
 
