@@ -190,7 +190,7 @@ def no_convolution(run: Document) -> None:
         (unfinished, "Generation 3: 9.19x fewer synapses"),
         (without("bench"), "3.76x fewer MACs; test accuracy 98.61% from 98.89%."),
         (loss_in_nats, "test loss 0.1235 nats from 0.1235 nats."),
-        (no_convolution, "8.27x fewer bytes, 2.50x the speed at batch 1 (95% interval 2.42 to 2.57)"),
+        (no_convolution, "8.27x fewer bytes, 2.50x the speed at batch 1 (95% interval 2.42 to 2.58)"),
         (a_dead_layer, "0 of 500 (0.0%)"),
     ],
 )

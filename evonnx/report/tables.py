@@ -146,9 +146,8 @@ def summary(run: Run) -> str:
     ]
     if ancestor.macs and last.macs:
         parts.append(f"{times(ancestor.macs / last.macs)} fewer MACs")
-    parts += [
-        f"{times(one.ratio)} the speed at batch {batch} (95% interval {one.ratio_low:.2f} to {one.ratio_high:.2f})"
-        for batch, one in last.latency.items()
-    ]
+    for batch, one in last.latency.items():
+        interval = f"95% interval {one.ratio_low:.2f} to {one.ratio_high:.2f}"
+        parts.append(f"{times(one.ratio)} the speed at batch {batch} ({interval})")
     scores = f"test {run.metric} {run.score_with_unit(last.score)} from {run.score_with_unit(ancestor.score)}"
     return f"{name}: {', '.join(parts)}; {scores}."

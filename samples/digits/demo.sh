@@ -9,4 +9,4 @@ export OMP_WAIT_POLICY
 
 evonnx evolve "$here/lenet5.onnx" --gens 10 --keep 0.78 --out "$out" "$@"
 echo
-evonnx bench "$here/lenet5.onnx" "$out/best.onnx" --batch 1,32 --provider cpu
+evonnx bench "$here/lenet5.onnx" "$out/best.onnx" --batch 1,32 --provider cpu --threads 1
