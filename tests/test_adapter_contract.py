@@ -159,14 +159,28 @@ def test_toy_adapter_knows_probabilities(tmp_path, kind):
         assert losses[-1] < 0.8 * losses[0]
 
 
-def test_toy_adapter_refuses_what_it_cannot_train(tmp_path, graph_file):
+def _sigmoid_after_gemm():
     b = Builder(["N", 1, 8, 8])
     b.output(b.node("Sigmoid", b.gemm(b.node("Flatten", "x"), 64, 3)), ["N", 3], "y")
-    path = save(b.model(), tmp_path / "model.onnx")
-    with pytest.raises(AdapterError, match="Sigmoid"):
-        ToyAdapter().retrain(RetrainRequest(path, {}, _Renamed("cross_entropy"), TrainingBudget(), 0))
-    with pytest.raises(AdapterError, match="names none"):
-        path = save(_softmax_after_matmul(), tmp_path / "model2.onnx")
-        ToyAdapter().retrain(RetrainRequest(path, {}, _Renamed("distillation"), TrainingBudget(), 0))
-    with pytest.raises(AdapterError, match="no loss 'mse'"):
-        ToyAdapter().retrain(RetrainRequest(path, {}, _Renamed("mse"), TrainingBudget(), 0))
+    return b.model()
+
+
+def _no_layer():
+    b = Builder(["N", 1, 8, 8])
+    b.output(b.node("Identity", b.node("Identity", "x")), ["N", 1, 8, 8], "y")
+    return b.model()
+
+
+@pytest.mark.parametrize(
+    ("build", "kind", "message"),
+    [
+        (_sigmoid_after_gemm, "cross_entropy", "comes from Sigmoid"),
+        (_no_layer, "cross_entropy", "comes from no Gemm or MatMul"),
+        (_softmax_after_matmul, "distillation", "names none"),
+        (_softmax_after_matmul, "mse", "no loss 'mse'"),
+    ],
+)
+def test_toy_adapter_refuses_what_it_cannot_train(tmp_path, build, kind, message):
+    path = save(build(), tmp_path / "model.onnx")
+    with pytest.raises(AdapterError, match=message):
+        ToyAdapter().retrain(RetrainRequest(path, {}, _Renamed(kind), TrainingBudget(), 0))

@@ -10,9 +10,6 @@ import time
 import numpy as np
 import onnx
 import pytest
-from evonnx_command import CommandAdapter
-from evonnx_command.program import parse_progress
-from evonnx_command.template import fill, split_command
 from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
@@ -20,6 +17,9 @@ from evonnx.adapter import Progress, RetrainRequest, TrainingBudget
 from evonnx.errors import AdapterError
 from evonnx.testing import AdapterContract, TinyTask, tiny_classifier
 from evonnx.testing.models import save
+from evonnx_command import CommandAdapter
+from evonnx_command.program import parse_progress
+from evonnx_command.template import fill, split_command
 
 TRAIN = """
 import sys

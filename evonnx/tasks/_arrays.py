@@ -98,13 +98,16 @@ def read_npz(path: Path, name: str, limit: int) -> Array:
 
 def _npy_size(file: IO[bytes], what: str) -> int:
     """Bytes of data after the header, by the header."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    elif version == (2, 0):
-        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
-    else:
-        raise TaskError(f"{what} is stored in .npy version {version}; save it again with numpy.savez.")
+    try:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        elif version == (2, 0):
+            shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+        else:
+            raise ValueError(f"its .npy version is {version}, not 1.0 or 2.0")
+    except Exception as error:  # a damaged header makes numpy's parser raise errors of many kinds
+        raise TaskError(f"{what} cannot be read: {error}. Save it again with numpy.savez.") from error
     if dtype.hasobject:
         raise TaskError(
             f"{what} holds pickled Python objects, which are never loaded because they can run code. "

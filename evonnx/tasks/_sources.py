@@ -177,7 +177,7 @@ class Reader:
         answers = None
         if self.wants_labels:
             answers = as_labels(read_npz(path, labels, self.limit), f"{path}, array {labels!r}")
-        return _source(text, ArrayExamples(found), answers, str(path))
+        return _source(text, ArrayExamples(found), answers, f"{path}, array {labels!r}")
 
     def _idx_table(self, table: Settings) -> Source:
         table.only(("images", "labels"))

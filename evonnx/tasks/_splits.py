@@ -62,7 +62,7 @@ def hold_out(
         held.append(rng.permutation(group)[:count])
     out = np.sort(np.concatenate(held))
     if len(out) == 0:  # every class has one example
-        out = np.sort(rng.permutation(indices)[: max(1, round(share * len(indices)))])
+        out = np.sort(rng.permutation(indices)[: min(max(1, round(share * len(indices))), len(indices) - 1)])
     return np.setdiff1d(indices, out), out
 
 
