@@ -138,10 +138,13 @@ def prove(
     try:
         before = float32_copy(onnx.load_from_string(to_bytes(masked)))
         after = float32_copy(onnx.load_from_string(to_bytes(compacted.model)))
+        named = [[value.name for value in model.graph.output] for model in (before, after)]
+        if named[0] != named[1]:
+            return _failed(f"The compact model has the graph outputs {named[1]} instead of {named[0]}.", [])
         tensors, removed = compared_tensors(before, after, compacted.kept)
-        missing = {value.name for value in before.graph.output} - {one.name for one in tensors}
-        if missing - {value.name for value in (*before.graph.input, *before.graph.initializer)}:
-            return _failed(f"The compact model has lost the graph output {min(missing)!r}.", removed)
+        lost = sorted(set(removed) & set(named[0]))
+        if lost:
+            return _failed(f"The compact model no longer computes the graph output {lost[0]!r}.", removed)
         pair = _Pair(before, after, tensors, threads)
         sizes = list(pair.sizes(dict(input_shapes or {}), seed))
         tallies = {one.name: _Tally(one) for one in tensors}
