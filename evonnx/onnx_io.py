@@ -27,6 +27,8 @@ _SURE_OPSET, _SURE_IR = 21, 10
 """Accepted by every onnxruntime this package allows, so no probe is needed up to here."""
 _EXTERNAL_FROM_BYTES = 1_500_000_000
 """Above this, weights go beside the file: a protobuf message ends at 2 GB."""
+_OWN_FROM_BYTES = 1 << 26
+"""Above this, tensors are taken out of the parsed message, which copies them each time they are looked at."""
 _VALUE_INFO = "evonnx.value_info"
 """Marks (in `ir.Value.meta`, never in a file) an initializer whose value_info the user wrote."""
 _DEFAULT_DOMAINS = ("", "ai.onnx")
@@ -55,6 +57,8 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     for function in model.functions.values():
         ir.external_data.set_base_dir(function.graph, file.absolute().parent)
     _mark_value_info(model, proto)
+    if proto.ByteSize() > _OWN_FROM_BYTES:
+        _own_tensors(model)
     return model
 
 
@@ -296,6 +300,24 @@ def _mark_value_info(model: ir.Model, proto: onnx.ModelProto) -> None:
     for name, value in model.graph.initializers.items():
         if name in declared:
             value.meta[_VALUE_INFO] = True
+
+
+def _own_tensors(model: ir.Model) -> None:
+    """Arrays instead of views of protobuf messages; the message is then free to go."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = _owned(value.const_value)
+        for node in graph:
+            for name, attribute in tuple(node.attributes.items()):
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                    node.attributes[name] = ir.AttrTensor(name, _owned(attribute.as_tensor()))
+
+
+def _owned(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    if not isinstance(tensor, ir.serde.TensorProtoTensor) or _is_string(tensor):
+        return tensor
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
 
 
 def _serialize(model: ir.Model, *, keep_external: bool) -> bytes:

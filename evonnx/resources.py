@@ -106,7 +106,8 @@ def dense_macs(weight: Weight) -> int | None:
 
 
 def _layer(weight: Weight, mask: NDArray[np.bool_]) -> LayerResources:
-    slices: NDArray[np.bool_] = np.any(weight.to_canonical(mask), axis=2)
+    canonical = weight.to_canonical(mask)
+    slices: NDArray[np.bool_] = canonical[:, :, 0] if weight.taps == 1 else np.any(canonical, axis=2)
     return LayerResources(
         name=weight.name,
         op_type=weight.uses[0].op_type,

@@ -75,6 +75,18 @@ def test_value_info_of_the_user_is_kept_and_none_is_added(tmp_path):
     assert {v.name for v in after.graph.value_info} == {v.name for v in model.graph.value_info}
 
 
+@pytest.mark.parametrize("name", ["lenet", "constant_nodes", "control_flow", "bfloat16"])
+def test_a_large_file_reads_the_same(name, graph_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_io, "_OWN_FROM_BYTES", 0)
+    model = onnx_io.load_model(graph_file(name))
+    kinds = {type(tensor) for tensor in onnx_io._tensors(model)}
+    assert kinds == {ir.Tensor}
+    onnx_io.save_model(model, tmp_path / "out.onnx")
+    monkeypatch.undo()
+    onnx_io.save_model(onnx_io.load_model(graph_file(name)), tmp_path / "small.onnx")
+    assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "small.onnx").read_bytes()
+
+
 def test_real_files_round_trip(shared_data, tmp_path):
     files = sorted((shared_data / "onnx").glob("*.onnx"))
     assert files
