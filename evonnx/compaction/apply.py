@@ -42,7 +42,7 @@ def apply_plan(network: Network, plan: Plan) -> Compacted:
         nodes[change.node.index].attributes[change.attribute] = attribute
     _change_constants(model, nodes, plan.constants)
     for gather in plan.gathers:
-        _insert_gather(graph, nodes[gather.node.index], gather)
+        _insert_gather(model, nodes[gather.node.index], gather)
     _bypass(graph, nodes, plan)
     graph.remove([nodes[one.index] for one in plan.removed_nodes], safe=True)
     _set_shapes(graph, plan)
@@ -108,29 +108,28 @@ def _change_constants(model: ir.Model, nodes: list[ir.Node], changes: tuple[Cons
             continue
         for number, change in enumerate(wanted, start=1):
             node = nodes[change.node.index]
-            made = _constant_before(
-                model.graph, node, _free_name(model.graph, f"{name}_compact{number}"), change.value
-            )
+            made = _new_constant(model, _free_name(model.graph, f"{name}_compact{number}"), change.value)
             node.replace_input_with(change.slot, made)
 
 
-def _constant_before(graph: ir.Graph, node: ir.Node, name: str, array: Array) -> ir.Value:
-    """A Constant node (an initializer would have to be a graph input before IR version 4)."""
-    attribute = ir.AttrTensor("value", ir.Tensor(np.ascontiguousarray(array), name=name))
-    made = ir.Node("", "Constant", [], [attribute], num_outputs=1, name=name)
-    value = made.outputs[0]
-    value.name = name
-    value.shape = ir.Shape(array.shape)
-    value.dtype = ir.DataType.from_numpy(array.dtype)
-    graph.insert_before(node, made)
+def _new_constant(model: ir.Model, name: str, array: Array) -> ir.Value:
+    """A new initializer; before IR version 4 every initializer is a graph input too."""
+    tensor = ir.Tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    model.graph.register_initializer(value)
+    if model.ir_version < 4:
+        model.graph.inputs.append(value)
     return value
 
 
-def _insert_gather(graph: ir.Graph, node: ir.Node, gather: InputGather) -> None:
+def _insert_gather(model: ir.Model, node: ir.Node, gather: InputGather) -> None:
+    graph = model.graph
     source = node.inputs[gather.slot]
     assert source is not None
     stem = _free_name(graph, f"{gather.weight}_inputs")
-    indices = _constant_before(graph, node, f"{stem}_indices", gather.kept)
+    indices = _new_constant(model, f"{stem}_indices", gather.kept)
     made = ir.Node(
         "", "Gather", [source, indices], [ir.AttrInt64("axis", gather.axis)], num_outputs=1, name=stem
     )

@@ -222,8 +222,6 @@ class _Planner:
     def _vector_cuts(self, kept: Flags) -> list[AxisCut]:
         cuts: list[AxisCut] = []
         for name, axis in dict.fromkeys((vector.name, vector.axis) for vector in self.coupling.vectors):
-            if name in self.network.weights:
-                continue
             cuts += _cut(name, axis, kept[self.coupling.axes[name, axis]])
         alive = [node for node in self.nodes if node not in self.gone]
         read = {str(value.name) for node in alive for value in node.inputs if value is not None}

@@ -69,8 +69,7 @@ def _visit_sizes(node: ir.Node, scope: Scope, accepted: frozenset[int]) -> bool:
 
 
 def _close_graph(scope: Scope) -> None:
-    """What must hold at the borders: outputs, weights out of reach, constants with readers that nobody spoke
-    for."""
+    """Borders: outputs, weights out of reach, constants with readers that nobody spoke for."""
     network = scope.network
     for output in network.model.graph.outputs:
         producer = output.producer()
@@ -89,7 +88,7 @@ def _close_graph(scope: Scope) -> None:
         value = _constant(network.model, vector.name)
         claims = scope.claims.get(vector.name, set())
         readers = [use.node for use in value.uses() if (use.node, use.idx) not in claims]
-        if readers or value.is_graph_output() or vector.name in network.weights:
+        if readers or value.is_graph_output():
             where = readers[0] if readers else vector.node_label
             scope.pin_value(value, where, f"{vector.name!r} is also read here, or is a graph output")
 

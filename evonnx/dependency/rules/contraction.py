@@ -53,10 +53,8 @@ class ContractionRule:
         if not same:
             for ids in (inputs, outputs):
                 scope.pin(ids, node, f"{weight.name!r} is read in two different layouts")
-        else:
-            scope.weight_axes(weight, outputs, inputs.reshape(1, -1))
-            scope.claim(node, slot)
-            scope.read(weight.name, node, source, contracted)
+        scope.weight_axes(weight, outputs, inputs.reshape(1, -1))
+        scope.read(weight.name, node, source, contracted)
         for axis, ids in scope.tracked(source).items():
             if axis == contracted:
                 continue

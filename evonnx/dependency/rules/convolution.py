@@ -48,7 +48,6 @@ class ConvolutionRule:
             scope.pin(outputs, node, f"{weight.name!r} is read in two different layouts")
         self._groups(node, scope, weight, inputs, outputs)
         scope.weight_axes(weight, outputs, inputs.reshape(weight.groups, weight.inputs_per_group))
-        scope.claim(node, 1)
         scope.read(weight.name, node, source, 1)
 
         bias = None
