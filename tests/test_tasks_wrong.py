@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import struct
@@ -265,11 +266,8 @@ def test_no_bytes_break_the_readers(data, known, tmp_path_factory):
     with_header = io.BytesIO()
     with zipfile.ZipFile(with_header, "w") as archive:
         archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + data)
-    try:
-        found = read_idx(path, 1000)
-        assert found.nbytes <= 1000
-    except TaskError as error:
-        assert "file" in str(error)
+    with contextlib.suppress(TaskError):
+        assert read_idx(path, 1000).nbytes <= 1000
     path.write_bytes(with_header.getvalue())
     with pytest.raises(TaskError):
         read_npz(path, "x", 1000)

@@ -55,3 +55,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'evonnx.testing' has no attribute {name!r}")
     return getattr(importlib.import_module(f"evonnx.testing.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """What can be imported, loaded or not."""
+    return __all__

@@ -87,8 +87,8 @@ class DependencyRuleContract:
             coupling = analyse(network)
             for classes in _removals(coupling):
                 masked = apply_masks(network, coupling, _without(network, coupling, classes))
-                of_masked = network_of(masked, network.source)
-                compacted = apply_plan(of_masked, plan_compaction(of_masked, coupling))
+                parent = network_of(masked, network.source)
+                compacted = apply_plan(parent, plan_compaction(parent, analyse(parent)))
                 proof = prove(masked, compacted)
                 assert proof.passed, f"classes {classes.tolist()}: {proof}"
 
