@@ -157,10 +157,10 @@ def tables_of(document: Mapping[str, Any]) -> list[Table]:
     tables = [
         Table(
             f"{document['model']}, opset {document['opset']}, input {shapes}",
-            ("weight", "operator", "shape", "synapses", "kernels", "filters", "MACs", "removable channels"),
+            ("weight", "operator", "shape", "synapses", "kernels", "filters", "MACs", "removable"),
             (*rows, last),
             f"{whole(totals['parameters'])} parameters, {whole(totals['bytes'])} bytes; "
-            f"{totals['removable']} of {totals['channels']} channel clusters are removable. "
+            f"{totals['removable']} of {totals['channels']} channels are removable, each from all layers it spans. "
             "Counts are of weights that are not zero.",
             left=3,
             marked=(len(rows),),

@@ -163,14 +163,14 @@ def compare(parent: Resources, offspring: Resources) -> dict[str, Any]:
 def layers_table(document: dict[str, Any]) -> Table:
     """Survival layer by layer."""
     from evonnx.report.table import Table
-    from evonnx.report.tables import share_of
+    from evonnx.report.tables import part
 
     counts = ("synapses", "kernels", "filters")
     rows = [
         (
             layer["name"],
             layer["op_type"],
-            *(share_of(layer[name], layer[f"{name}_parent"]) for name in counts),
+            *(part(layer[name], layer[f"{name}_parent"]) for name in counts),
         )
         for layer in [*document["layers"], {"name": "total", "op_type": "", **document}]
     ]

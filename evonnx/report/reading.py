@@ -75,6 +75,8 @@ class Run:
     entries: tuple[Entry, ...]
     """The ancestor first, then the offspring, then best.onnx if the run got so far."""
     has_best: bool
+    recovered: bool
+    """Whether best.onnx was trained once more than the offspring it comes from."""
     notes: tuple[str, ...]
     facts: Mapping[str, str]
     """What the run was made with: seed, encoding, versions, machine ..."""
@@ -135,7 +137,7 @@ def _read(document: Mapping[str, Any]) -> Run:
     best = document.get("best")
     if best is not None:
         rows.append(best)
-        labels.append(f"best ({best['generation']}{', recovered' if best.get('recovered') else ''})")
+        labels.append(f"best ({best['generation']})")
     bench = document.get("bench")
     latencies = _latencies(bench, len(rows)) if bench else [{} for _ in rows]
     entries = tuple(map(_entry, rows, labels, latencies))
@@ -147,6 +149,7 @@ def _read(document: Mapping[str, Any]) -> Run:
         higher_is_better=bool(task["higher_is_better"]),
         entries=entries,
         has_best=best is not None,
+        recovered=best is not None and bool(best.get("recovered")),
         notes=tuple(str(note) for note in document.get("notes", ())),
         facts=_facts(document),
         batches=tuple(latencies[0]),

@@ -32,10 +32,12 @@ def show(table: Table, console: Console) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False)
+    drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for index, column in enumerate(table.columns):
+        # Where the terminal is narrow, words fold and figures stay whole.
+        words = index < table.left
         drawn.add_column(
-            Text(plain(column)), justify="left" if index < table.left else "right", overflow="fold"
+            Text(plain(column)), justify="left" if words else "right", overflow="fold", no_wrap=not words
         )
     for index, row in enumerate(table.rows):
         style = "bold" if index in table.marked else None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from evonnx.report.reading import Entry, Run
+from evonnx.report.reading import Latency, Run
 from evonnx.report.table import Table
 
 
@@ -25,9 +25,9 @@ def timing(bench: Mapping[str, Any]) -> str:
     return f"{bench['provider']}, {bench['precision']}, {threads}, {bench['environment']['processor']}"
 
 
-def share_of(value: int, whole_value: int) -> str:
-    """`12 of 20 (60.0%)`, or a dash where there never was anything."""
-    return f"{whole(value)} of {whole(whole_value)} ({value / whole_value:.1%})" if whole_value else "-"
+def part(value: int, total: int) -> str:
+    """`12 of 20`, or a dash where there never was anything."""
+    return f"{whole(value)} of {whole(total)}" if total else "-"
 
 
 def milliseconds(value: float) -> str:
@@ -64,7 +64,7 @@ def cluster_table(run: Run) -> Table:
             (
                 one.label,
                 times(one.cluster_efficiency),
-                f"{whole(one.filters)} of {whole(one.filters_ancestor)}",
+                part(one.filters, one.filters_ancestor),
                 run.score(one.score),
             )
             for one in run.entries
@@ -74,14 +74,11 @@ def cluster_table(run: Run) -> Table:
     )
 
 
-def cost_table(run: Run) -> Table:
-    """What an offspring costs, each measure by itself."""
-    columns = ["Gen.", "synapses", "kernels", "filters", "parameters", "MACs", "bytes"]
-    for batch in run.batches:
-        columns += [f"ms (batch {batch})", "speed-up"]
+def size_table(run: Run) -> Table:
+    """How big an offspring is, each measure by itself."""
     return Table(
-        "Cost, each measure by itself",
-        tuple(columns),
+        "Size, each measure by itself",
+        ("Gen.", "synapses", "kernels", "filters", "parameters", "MACs", "bytes"),
         tuple(
             (
                 one.label,
@@ -91,22 +88,43 @@ def cost_table(run: Run) -> Table:
                 whole(one.parameters),
                 whole(one.macs),
                 whole(one.bytes),
-                *_latency_cells(one, run.batches),
             )
             for one in run.entries
         ),
         "Synapses, kernels and filters are live ones; parameters are numbers stored in the file; MACs are "
-        "multiply-accumulates of its graph for one example."
-        + (f" Latency: median in onnxruntime, {timing(run.bench)}." if run.bench else ""),
+        "multiply-accumulates of its graph for one example.",
         marked=run.marked,
     )
 
 
-def _latency_cells(one: Entry, batches: Iterable[int]) -> Iterable[str]:
-    for batch in batches:
-        latency = one.latency.get(batch)
-        yield milliseconds(latency.median_ms) if latency else "-"
-        yield times(latency.ratio) if latency else "-"
+def latency_table(run: Run, bench: Mapping[str, Any]) -> Table:
+    """What was measured in onnxruntime, per batch size."""
+    columns = ["Gen."]
+    for batch in run.batches:
+        columns += [f"ms (batch {batch})", "p10", "p90", "speed-up", "95% interval"]
+    rows = []
+    for one in run.entries:
+        cells = [one.label]
+        for batch in run.batches:
+            cells += _latency_cells(one.latency.get(batch))
+        rows.append(tuple(cells))
+    return Table(
+        "Latency",
+        tuple(columns),
+        tuple(rows),
+        f"Median and spread of one call, {timing(bench)}; the models took turns. Speed-up: against Gen. 0.",
+        marked=run.marked,
+    )
+
+
+def _latency_cells(latency: Latency | None) -> tuple[str, ...]:
+    if latency is None:
+        return ("-",) * 5
+    return (
+        *map(milliseconds, (latency.median_ms, latency.p10_ms, latency.p90_ms)),
+        times(latency.ratio),
+        f"{latency.ratio_low:.2f} to {latency.ratio_high:.2f}",
+    )
 
 
 def layer_table(run: Run) -> Table:
@@ -119,9 +137,9 @@ def layer_table(run: Run) -> Table:
             (
                 layer.name,
                 layer.op_type,
-                share_of(layer.synapses, layer.synapses_ancestor),
-                share_of(layer.kernels, layer.kernels_ancestor),
-                share_of(layer.filters, layer.filters_ancestor),
+                part(layer.synapses, layer.synapses_ancestor),
+                part(layer.kernels, layer.kernels_ancestor),
+                part(layer.filters, layer.filters_ancestor),
             )
             for layer in last.layers
         ),
@@ -131,7 +149,8 @@ def layer_table(run: Run) -> Table:
 
 def tables(run: Run) -> tuple[Table, ...]:
     """Everything that a report shows as a table, in order."""
-    return efficiency_table(run), cluster_table(run), cost_table(run), layer_table(run)
+    timed = [latency_table(run, run.bench)] if run.bench else []
+    return efficiency_table(run), cluster_table(run), size_table(run), *timed, layer_table(run)
 
 
 def summary(run: Run) -> str:
@@ -139,7 +158,8 @@ def summary(run: Run) -> str:
     ancestor, last = run.entries[0], run.entries[-1]
     if len(run.entries) == 1:
         return "There is no offspring yet."
-    name = "best.onnx" if run.has_best else f"Generation {last.label}"
+    recovered = " after recovery training" if run.recovered else ""
+    name = f"best.onnx, offspring {last.generation}{recovered}" if run.has_best else f"Offspring {last.label}"
     parts = [
         f"{times(last.architectural_efficiency)} fewer synapses",
         f"{times(ancestor.bytes / last.bytes)} fewer bytes",
