@@ -160,7 +160,7 @@ def tables_of(document: Mapping[str, Any]) -> list[Table]:
             ("weight", "operator", "shape", "synapses", "kernels", "filters", "MACs", "removable"),
             (*rows, last),
             f"{whole(totals['parameters'])} parameters, {whole(totals['bytes'])} bytes; "
-            f"{totals['removable']} of {totals['channels']} channels are removable, each from all layers it spans. "
+            f"{totals['removable']} of {totals['channels']} channels are removable. "
             "Counts are of weights that are not zero.",
             left=3,
             marked=(len(rows),),
