@@ -7,9 +7,8 @@ every refusal is a `ModelError` naming the file. Weights in external files stay 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +19,14 @@ from numpy.typing import NDArray
 
 from evonnx.errors import ModelError
 from evonnx.onnx_checks import check_proto
+from evonnx.onnx_versions import DEFAULT_DOMAINS, check_versions
 
-OLDEST_OPSET = 7
-"""onnxruntime guarantees nothing below it."""
-_SURE_OPSET, _SURE_IR = 21, 10
-"""Accepted by every onnxruntime this package allows, so no probe is needed up to here."""
 _EXTERNAL_FROM_BYTES = 1_500_000_000
 """Above this, weights go beside the file: a protobuf message ends at 2 GB."""
 _OWN_FROM_BYTES = 1 << 26
 """Above this, tensors are taken out of the parsed message, which copies them each time they are looked at."""
 _VALUE_INFO = "evonnx.value_info"
 """Marks (in `ir.Value.meta`, never in a file) an initializer whose value_info the user wrote."""
-_DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
 def load_model(path: str | os.PathLike[str]) -> ir.Model:
@@ -45,7 +40,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     """
     file = Path(path)
     proto = _parse(file)
-    _check_versions(proto, file)
+    check_versions(proto, file)
     check_proto(proto, file)
     try:
         model = ir.from_proto(proto)
@@ -58,7 +53,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         ir.external_data.set_base_dir(function.graph, file.absolute().parent)
     _mark_value_info(model, proto)
     if proto.ByteSize() > _OWN_FROM_BYTES:
-        _own_tensors(model)
+        _replace_tensors(model, (ir.serde.TensorProtoTensor,))
     return model
 
 
@@ -75,10 +70,11 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
     try:
         if _data_bytes(model) > _EXTERNAL_FROM_BYTES:
             model = model.clone()
+            _replace_tensors(model, (ir.ExternalTensor,), where=lambda value: value is None)
             ir.external_data.unload_from_model(
                 model, file.absolute().parent, f"{file.name}.data", size_threshold_bytes=1024
             )
-            _write_atomically(file, _serialize(model, keep_external=True))
+            _write_atomically(file, _serialize(model))
         else:
             _write_atomically(file, to_bytes(model))
     except OSError as error:
@@ -94,7 +90,10 @@ def to_bytes(model: ir.Model) -> bytes:
     Raises:
         ModelError: the model exceeds the 2 GB of a protobuf message.
     """
-    return _serialize(model, keep_external=False)
+    if any(map(_external, _tensors(model))):
+        model = model.clone()
+        _replace_tensors(model, (ir.ExternalTensor,))
+    return _serialize(model)
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
@@ -133,7 +132,7 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     if value.is_initializer():
         return value.const_value
     node = value.producer()
-    if node is None or node.op_type != "Constant" or node.domain not in _DEFAULT_DOMAINS:
+    if node is None or node.op_type != "Constant" or node.domain not in DEFAULT_DOMAINS:
         return None
     for name, attribute in node.attributes.items():
         if name == "value":
@@ -212,46 +211,6 @@ def stored_bytes(path: str | os.PathLike[str], model: ir.Model) -> int:
     return Path(path).stat().st_size + outside
 
 
-def newest_supported() -> tuple[int, int]:
-    """(opset, IR version): the newest that the installed onnxruntime loads, found by asking it."""
-    return _newest("opset"), _newest("ir")
-
-
-@functools.cache
-def _newest(what: str) -> int:
-    version = _SURE_OPSET if what == "opset" else _SURE_IR
-    while (
-        _runtime_accepts(version + 1, _SURE_IR)
-        if what == "opset"
-        else _runtime_accepts(_SURE_OPSET, version + 1)
-    ):
-        version += 1
-    return version
-
-
-def _runtime_accepts(opset: int, ir_version: int) -> bool:
-    # Imported here: only files newer than every allowed onnxruntime need the question asked.
-    import onnxruntime
-
-    value = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Identity", ["x"], ["y"])],
-        "probe",
-        [value("x", onnx.TensorProto.FLOAT, [1])],
-        [value("y", onnx.TensorProto.FLOAT, [1])],
-    )
-    model = onnx.helper.make_model(
-        graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=ir_version
-    )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception:  # onnxruntime's error classes are private; refusal is the answer sought
-        return False
-    return True
-
-
 def _parse(file: Path) -> onnx.ModelProto:
     try:
         data = file.read_bytes()
@@ -276,25 +235,6 @@ def _parse(file: Path) -> onnx.ModelProto:
     return proto
 
 
-def _check_versions(proto: onnx.ModelProto, file: Path) -> None:
-    opset = max((o.version for o in proto.opset_import if o.domain in _DEFAULT_DOMAINS), default=0)
-    if opset and opset < OLDEST_OPSET:
-        raise ModelError(
-            f"{file} uses opset {opset}; onnxruntime supports {OLDEST_OPSET} and newer. "
-            "Convert it with onnx.version_converter, or export it again."
-        )
-    if opset > _SURE_OPSET and opset > (newest := _newest("opset")):
-        raise ModelError(
-            f"{file} uses opset {opset}; the newest that the installed onnxruntime loads is {newest}. "
-            f"Export it with opset {newest} or older, or install a newer onnxruntime."
-        )
-    if proto.ir_version > _SURE_IR and proto.ir_version > (newest := _newest("ir")):
-        raise ModelError(
-            f"{file} has IR version {proto.ir_version}; the newest that the installed onnxruntime loads "
-            f"is {newest}. Save it with IR version {newest} or older, or install a newer onnxruntime."
-        )
-
-
 def _mark_value_info(model: ir.Model, proto: onnx.ModelProto) -> None:
     declared = {info.name for info in proto.graph.value_info}
     for name, value in model.graph.initializers.items():
@@ -302,27 +242,35 @@ def _mark_value_info(model: ir.Model, proto: onnx.ModelProto) -> None:
             value.meta[_VALUE_INFO] = True
 
 
-def _own_tensors(model: ir.Model) -> None:
-    """Arrays instead of views of protobuf messages; the message is then free to go."""
-    for graph in model.graphs():
+def _replace_tensors(
+    model: ir.Model, kinds: tuple[type, ...], where: Callable[[ir.Value | None], bool] = lambda _: True
+) -> None:
+    """Arrays instead of tensors of some kinds, in place: they then depend on no message and no other file.
+
+    Args:
+        model: its initializers and attributes are looked at, in subgraphs and functions too.
+        kinds: classes of the tensors to replace.
+        where: which initializers; called with None for a tensor in an attribute.
+    """
+
+    def owned(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if not isinstance(tensor, kinds) or _is_string(tensor):
+            return tensor
+        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
+
+    for graph in _graphs(model):
         for value in graph.initializers.values():
-            if value.const_value is not None:
-                value.const_value = _owned(value.const_value)
+            if value.const_value is not None and where(value):
+                value.const_value = owned(value.const_value)
         for node in graph:
             for name, attribute in tuple(node.attributes.items()):
-                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-                    node.attributes[name] = ir.AttrTensor(name, _owned(attribute.as_tensor()))
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref() and where(None):
+                    node.attributes[name] = ir.AttrTensor(name, owned(attribute.as_tensor()))
 
 
-def _owned(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    if not isinstance(tensor, ir.serde.TensorProtoTensor) or _is_string(tensor):
-        return tensor
-    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
-
-
-def _serialize(model: ir.Model, *, keep_external: bool) -> bytes:
+def _serialize(model: ir.Model) -> bytes:
     try:
-        data: bytes = _proto_of(model, keep_external=keep_external).SerializeToString(deterministic=True)
+        data: bytes = _proto_of(model).SerializeToString(deterministic=True)
     except (EncodeError, ValueError) as error:
         raise ModelError("The model exceeds the 2 GB of one ONNX message; save it to a file.") from error
     except ir.serde.SerdeError as error:
@@ -330,10 +278,7 @@ def _serialize(model: ir.Model, *, keep_external: bool) -> bytes:
     return data
 
 
-def _proto_of(model: ir.Model, *, keep_external: bool) -> onnx.ModelProto:
-    if not keep_external and any(_external(tensor) for tensor in _tensors(model)):
-        model = model.clone()
-        ir.external_data.load_to_model(model)
+def _proto_of(model: ir.Model) -> onnx.ModelProto:
     proto = ir.to_proto(model)
     kept = {n for g in model.graphs() for n, v in g.initializers.items() if _VALUE_INFO in v.meta}
     _drop_added_value_info(proto.graph, kept)
@@ -355,8 +300,16 @@ def _drop_added_value_info(graph: onnx.GraphProto, kept: set[str]) -> None:
                 _drop_added_value_info(subgraph, kept)
 
 
+def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
+    """The main graph, all subgraphs, and those of local functions."""
+    yield from model.graphs()
+    for function in model.functions.values():
+        yield function.graph
+        yield from function.graph.subgraphs()
+
+
 def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    for graph in model.graphs():
+    for graph in _graphs(model):
         for value in graph.initializers.values():
             if value.const_value is not None:
                 yield value.const_value

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from evonnx import onnx_io
+from evonnx import onnx_io, onnx_versions
 from evonnx.errors import ModelError
 from evonnx.network import load_network
 
@@ -265,15 +265,15 @@ def test_damaged_bytes_are_read_or_refused_but_never_crash(tmp_path_factory, dat
 
 
 def test_the_newest_opset_is_what_onnxruntime_really_loads():
-    opset, ir_version = onnx_io.newest_supported()
+    opset, ir_version = onnx_versions.newest_supported()
     assert opset >= 22
     assert ir_version >= 10
-    assert onnx_io._runtime_accepts(opset, ir_version)
-    assert not onnx_io._runtime_accepts(opset + 1, ir_version)
-    assert not onnx_io._runtime_accepts(opset, ir_version + 1)
-    onnx_io._newest.cache_clear()
+    assert onnx_versions._runtime_accepts(opset, ir_version)
+    assert not onnx_versions._runtime_accepts(opset + 1, ir_version)
+    assert not onnx_versions._runtime_accepts(opset, ir_version + 1)
+    onnx_versions._newest.cache_clear()
     start = time.perf_counter()
-    onnx_io.newest_supported()
+    onnx_versions.newest_supported()
     assert time.perf_counter() - start < 1.0
 
 
@@ -302,6 +302,21 @@ def test_external_data_is_mapped_and_saved_inside(external_lenet, tmp_path):
     onnx_io.save_model(model, tmp_path / "inside.onnx")
     assert isinstance(model.graph.initializers["conv1.weight"].const_value, ir.ExternalTensor)
     assert list(onnx.load(tmp_path / "inside.onnx").graph.initializer) == list(lenet().graph.initializer)
+
+
+def test_external_data_of_constant_nodes_is_saved_inside(tmp_path):
+    path = tmp_path / "model.onnx"
+    model = GRAPHS["constant_nodes"]()
+    onnx.save(
+        model, path, save_as_external_data=True, location="w.bin", size_threshold=0, convert_attribute=True
+    )
+    onnx_io.save_model(onnx_io.load_model(path), tmp_path / "inside.onnx")
+    (tmp_path / "w.bin").unlink()
+    arrays = onnx_io.initializer_arrays(onnx_io.load_model(tmp_path / "inside.onnx"))
+    before = onnx_io.initializer_arrays(ir.from_proto(GRAPHS["constant_nodes"]()))
+    assert arrays.keys() == before.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, before[name])
 
 
 def test_external_data_of_a_relative_path(external_lenet, monkeypatch):
@@ -395,3 +410,16 @@ def test_stored_parameters_count_every_floating_point_constant(graph_file):
     model = onnx_io.load_model(graph_file("control_flow"))
     inside = 2 * 6
     assert onnx_io.stored_parameters(model) == (6 * 3 * 9 + 6) + 2 * 6 + inside
+
+
+def test_stored_parameters_count_local_functions():
+    weight = helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(np.ones(7, np.float32)))
+    body = [weight, helper.make_node("Add", ["a", "w"], ["b"])]
+    model = lenet()
+    model.functions.append(
+        helper.make_function("mine", "Plus", ["a"], ["b"], body, [helper.make_opsetid("", 17)])
+    )
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    assert onnx_io.stored_parameters(ir.from_proto(model)) == 7 + onnx_io.stored_parameters(
+        ir.from_proto(lenet())
+    )
