@@ -3,8 +3,8 @@
     python benchmarks/genetics.py [--synapses 100] [--encoding adaptive] [--density 1.0]
 
 Prints seconds and peak memory per encoding, and exits with 1 if one is over a limit. Meant for an idle
-machine with 2 cores: other work shows in the seconds. Peak memory is the whole process at its largest (weights,
-Python, libraries) while encoding and sampling; every encoding runs in a process of its own.
+machine with 2 cores: other work shows in the seconds. Peak memory is the whole process at its largest
+(weights, Python, libraries) while encoding and sampling; every encoding runs in a process of its own.
 """
 
 from __future__ import annotations
