@@ -26,7 +26,7 @@ from evonnx.compaction import Compacted
 from evonnx.errors import ModelError, ProofError
 from evonnx.network import Array
 from evonnx.onnx_io import to_bytes
-from evonnx.precision import float32_copy
+from evonnx.precision import float32_copy, is_low_precision
 from evonnx.proof_copies import Compared, compared_tensors, redraw, unreactive, with_outputs
 from evonnx.proof_inputs import Shapes, feed, first_sizes, second_sizes
 from evonnx.sessions import input_specs, make_session, run_session
@@ -136,8 +136,11 @@ def prove(
         threads: onnxruntime's; None: all cores of this process.
     """
     try:
-        before = float32_copy(onnx.load_from_string(to_bytes(masked)))
-        after = float32_copy(onnx.load_from_string(to_bytes(compacted.model)))
+        before, after = (onnx.load_from_string(to_bytes(model)) for model in (masked, compacted.model))
+        notes: list[str] = []
+        if is_low_precision(before):
+            before, after = float32_copy(before), float32_copy(after)
+            notes.append("Proven in a float32 copy: the model has float16 or bfloat16 numbers.")
         named = [[value.name for value in model.graph.output] for model in (before, after)]
         if named[0] != named[1]:
             return _failed(f"The compact model has the graph outputs {named[1]} instead of {named[0]}.", [])
@@ -148,9 +151,9 @@ def prove(
         pair = _Pair(before, after, tensors, threads)
         sizes = list(pair.sizes(dict(input_shapes or {}), seed))
         tallies = {one.name: _Tally(one) for one in tensors}
-        notes: list[str] = []
         for shapes in sizes:
             pair.compare(shapes, seed, tallies, tolerance, redrawn=False)
+        del pair
         drawn, redrawn, unlike = redraw(before, after, compacted.plan, np.random.default_rng([seed, 1]))
         if unlike:
             notes.append(f"Not redrawn, for the compact model holds other values: {', '.join(unlike)}.")

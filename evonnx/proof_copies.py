@@ -52,8 +52,6 @@ class Compared:
     name: str
     cuts: tuple[tuple[int, Indices], ...]
     """(axis, indices of the masked model's tensor that the compact one has); none: they are alike."""
-    is_output: bool
-    """Of the graph."""
     node_label: str
 
 
@@ -117,7 +115,7 @@ def compared_tensors(
                 continue
             if name in present:
                 label = node.name or f"{node.op_type}#{position}"
-                tensors.append(Compared(name, tuple(cuts.get(name, ())), name in outputs, label))
+                tensors.append(Compared(name, tuple(cuts.get(name, ())), label))
             else:
                 gone.append(name)
     return tensors, gone

@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -384,8 +383,3 @@ def versions() -> dict[str, str]:
     import onnxruntime as ort
 
     return {"onnxruntime": str(ort.__version__), "onnx": str(onnx.__version__), "numpy": np.__version__}
-
-
-def model_label(model: str | os.PathLike[str]) -> str:
-    """A file's name without its folder, for tables."""
-    return Path(model).name

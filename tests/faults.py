@@ -140,7 +140,9 @@ def bias_left_alive(case: Case, rng: np.random.Generator) -> Fault | None:
         classes = case.coupling.axes.get((vector.name, vector.axis))
         if vector.role != "bias" or classes is None:
             continue
-        for index in np.flatnonzero(removed[classes]):
+        cuts = [cut for cut in case.plan.cuts if (cut.tensor, cut.axis) == (vector.name, vector.axis)]
+        gone = np.setdiff1d(np.arange(len(classes)), cuts[0].kept) if cuts else np.array([], dtype=np.int64)
+        for index in gone[removed[classes[gone]]]:
             one = classes[index]
             roles = {
                 other.role for other in vectors if one in case.coupling.axes.get((other.name, other.axis), ())
