@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -161,6 +162,14 @@ class RunStore:
         """Replace run.json."""
         write_json(self.folder / RUN_FILE, run)
 
+    def abandon_if_empty(self) -> None:
+        """Remove a run that ended in an error before its first generation: there is nothing to continue."""
+        if self.generation_folder(1).exists():
+            return
+        (self.folder / RUN_FILE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
     def generation_folder(self, generation: int) -> Path:
         """Where an offspring lives once it is complete."""
         return self.folder / f"gen-{generation:02d}"
@@ -193,7 +202,11 @@ class RunStore:
         The folder appears complete or not at all, whenever the process dies.
         """
         partial = self.workspace(f"gen-{generation:02d}")
-        fill(partial)
+        try:
+            fill(partial)
+        except BaseException:
+            self.discard(partial)
+            raise
         _sync_folder(partial)
         final = self.generation_folder(generation)
         try:

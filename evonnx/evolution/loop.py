@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from evonnx.adapter import TrainingBudget
-from evonnx.errors import BudgetError, RunError
+from evonnx.dependency import analyse
+from evonnx.errors import BudgetError, EvonnxError, RunError
 from evonnx.evaluation import evaluate
+from evonnx.evolution.alignment import measure_alignment
 from evonnx.evolution.generation import Parent, Setting, figures, make_generation
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.recovery import choose_best, recover
@@ -72,17 +74,38 @@ def evolve(
         _check_same_configuration(store.read_run()["configuration"], configuration, store_folder)
     else:
         store = RunStore.create(store_folder, {"configuration": configuration, "generations": []})
-    if isinstance(the_task, NeedsAncestor):
-        the_task.bind_ancestor(str(model))
-    setting = _setting(model, network, the_task, options, encoding, budget, observer)
-    run = _head(model, network, the_task, how_found, configuration, setting)
-    observer.started(f"{model.name}: {the_task.describe()}", options.generations, run["notes"])
-    stopped = _generations(setting, store, run, model)
-    if stopped:
-        run["notes"].append(stopped)
-        observer.note(stopped)
+    try:
+        if isinstance(the_task, NeedsAncestor):
+            the_task.bind_ancestor(str(model))
+        choices = store.read_run().get("choices") or _choose(network, options, encoding, store, observer)
+        setting = _setting(model, network, the_task, options, encoding, budget, choices["align"], observer)
+        run = _head(model, network, the_task, how_found, configuration, choices, setting)
+        store.write_run(run)
+        observer.started(f"{model.name}: {the_task.describe()}", options.generations, run["notes"])
+        if stopped := _generations(setting, store, run, model):
+            run["notes"].append(stopped)
+            observer.note(stopped)
+    except EvonnxError:
+        store.abandon_if_empty()
+        raise
     _finish(setting, store, run, model, defaults)
     return store.folder, run
+
+
+def _choose(
+    network: Network, options: EvolveOptions, encoding: Encoding, store: RunStore, observer: Observer
+) -> dict[str, Any]:
+    """What depends on the machine, recorded so that a resumed run repeats it."""
+    if options.pressure.align is not None:
+        return {"align": options.pressure.align}
+    observer.stage(0, "measuring channel alignments")
+    workspace = store.workspace("alignment")
+    try:
+        return measure_alignment(
+            network, analyse(network), encoding, workspace, options.threads, options.input_shapes
+        )
+    finally:
+        store.discard(workspace)
 
 
 def _generations(setting: Setting, store: RunStore, run: dict[str, Any], model: Path) -> str | None:
@@ -198,6 +221,7 @@ def _setting(
     options: EvolveOptions,
     encoding: Encoding,
     budget: TrainingBudget,
+    align: int,
     observer: Observer,
 ) -> Setting:
     observer.stage(0, "scoring the ancestor")
@@ -212,7 +236,7 @@ def _setting(
         ancestor=count(network),
         score_ancestor=evaluate(model, task, "test", threads=options.threads).value,
         score_validation_ancestor=evaluate(model, task, "validation", threads=options.threads).value,
-        align=options.pressure.align or 1,
+        align=align,
         observer=observer,
     )
 
@@ -266,7 +290,13 @@ def _versions() -> dict[str, str]:
 
 
 def _head(
-    model: Path, network: Network, task: Task, how_found: str, configuration: dict[str, Any], setting: Setting
+    model: Path,
+    network: Network,
+    task: Task,
+    how_found: str,
+    configuration: dict[str, Any],
+    choices: dict[str, Any],
+    setting: Setting,
 ) -> dict[str, Any]:
     """run.json before the first generation."""
     metric = task.metric
@@ -283,7 +313,7 @@ def _head(
         "configuration": configuration,
         "seed": setting.options.seed,
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "choices": {"align": setting.align},
+        "choices": choices,
         "task": {
             "found": how_found,
             "description": task.describe(),
