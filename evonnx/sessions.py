@@ -22,7 +22,7 @@ import ml_dtypes
 import numpy as np
 
 from evonnx.errors import ModelError, ProviderError
-from evonnx.network import Array, Network
+from evonnx.network import Array
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -301,31 +301,6 @@ def input_specs(session: Any) -> tuple[InputSpec, ...]:
     )
 
 
-def network_specs(network: Network) -> tuple[InputSpec, ...]:
-    """The inputs of a loaded network that must be fed, with its concrete shapes.
-
-    Raises:
-        ModelError: an input is not a numeric tensor.
-    """
-    graph = network.model.graph
-    specs = []
-    for value in graph.inputs:
-        if value.name is None or value.name in graph.initializers:
-            continue
-        if value.dtype is None or not hasattr(value.dtype, "numpy"):
-            raise ModelError(
-                f"Input {value.name!r} has no tensor type; only numeric tensor inputs can be fed."
-            )
-        try:
-            dtype = np.dtype(value.dtype.numpy())
-        except TypeError as error:
-            raise ModelError(
-                f"Input {value.name!r} is {value.dtype}; only numeric inputs can be fed."
-            ) from error
-        specs.append(InputSpec(value.name, tuple(network.input_shapes[value.name]), dtype))
-    return tuple(specs)
-
-
 def _dtype_of(name: str, kind: str) -> np.dtype[Any]:
     if kind not in _DTYPES:
         raise ModelError(f"Input {name!r} is {kind}; only numeric tensor inputs can be fed.")
@@ -341,24 +316,6 @@ def concrete_shape(
         dim if isinstance(dim, int) else known.get(dim or "", batch if axis == 0 else 1)
         for axis, dim in enumerate(spec.shape)
     )
-
-
-def random_inputs(
-    network: Network,
-    rng: np.random.Generator,
-    scale: float = 1.0,
-    sizes: Mapping[str, Sequence[int]] | None = None,
-) -> dict[str, Array]:
-    """Feeds for a network: `random_array` for every input, at `sizes[name]` or else the network's own shapes.
-
-    Raises:
-        ModelError: an input is not a numeric tensor.
-    """
-    given = sizes or {}
-    return {
-        spec.name: random_array(spec, given.get(spec.name, network.input_shapes[spec.name]), rng, scale)
-        for spec in network_specs(network)
-    }
 
 
 def random_array(

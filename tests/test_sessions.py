@@ -13,7 +13,6 @@ import pytest
 
 from evonnx import sessions
 from evonnx.errors import ModelError, ProviderError
-from evonnx.network import load_network
 
 SMALL = """
 <ir_version: 8, opset_import: ["" : 13]>
@@ -140,16 +139,6 @@ def test_random_arrays_stay_in_range(dtype: str, low: int, high: int) -> None:
     assert one.shape == (50, 40)
     assert low <= one.astype(np.float64).min() < one.astype(np.float64).max() <= high
     assert np.array_equal(one, sessions.random_array(spec, (50, 40), np.random.default_rng(1), scale=10.0))
-
-
-def test_random_inputs_of_a_network(small: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "small.onnx"
-    path.write_bytes(small)
-    network = load_network(path, {"x": (2, 3, 5, 4), "ids": (2,)})
-    feeds = sessions.random_inputs(network, np.random.default_rng(0))
-    assert {name: array.shape for name, array in feeds.items()} == {"x": (2, 3, 5, 4), "ids": (2,)}
-    other = sessions.random_inputs(network, np.random.default_rng(0), sizes={"x": (1, 3, 2, 4)})
-    assert other["x"].shape == (1, 3, 2, 4)
 
 
 def test_importing_sessions_leaves_onnxruntime_alone() -> None:
