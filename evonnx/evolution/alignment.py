@@ -1,7 +1,7 @@
 """`--align auto`: which multiple of channels this machine runs fastest, found by measuring.
 
-onnxruntime keeps convolutions in a blocked layout only where channel counts fit its blocks; a depthwise network
-with odd counts can run at half the speed of its ancestor although it computes less.
+onnxruntime keeps convolutions in a blocked layout only where channel counts fit its blocks; a depthwise
+network with odd counts can run at half the speed of its ancestor although it computes less.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def measure_alignment(
             return {"align": 1, "speedup": {}}
         files.append(folder / f"align-{align}.onnx")
         save_model(apply_plan(masked, plan).model, files[-1])
-    timed = bench(files, batches=None, threads=threads, input_shapes=input_shapes or None)
+    timed = bench(files, batches=None, threads=threads or 1, input_shapes=input_shapes or None)
     first_batch = timed.latencies[0].batch
     speedup = {
         align: latency.ratio

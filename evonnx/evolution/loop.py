@@ -174,9 +174,9 @@ def _finish(
     setting.observer.stage(0, "timing in onnxruntime")
     models = [model, *(store.generation_folder(row["generation"]) / COMPACT_FILE for row in rows)]
     models.append(store.folder / "best.onnx")
-    run["bench"] = bench(
-        models, batches=None, threads=setting.options.threads, seed=setting.options.seed
-    ).to_json()
+    # One thread unless told otherwise: idle neighbours then change the figures least.
+    threads = setting.options.threads or 1
+    run["bench"] = bench(models, batches=None, threads=threads, seed=setting.options.seed).to_json()
     store.write_run(run)
 
 
