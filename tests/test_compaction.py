@@ -35,7 +35,7 @@ from evonnx.onnx_io import initializer_arrays, set_array, to_bytes
 RUNNABLE = sorted(set(GRAPHS) - {"bfloat16"})  # onnxruntime has no bfloat16 Gemm on the CPU
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["channel", "synapse", "layer"])
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_masked_and_compact_are_equal(name: str, kind: str) -> None:
     net = network(GRAPHS[name](), name)
@@ -185,6 +185,36 @@ def test_what_is_removed_from_a_file(activation: str, changes: dict, kept: list[
     plan = plan_compaction(net, analyse(net))
     assert kept_outputs(net, plan, "conv1.weight") == kept
     assert_same(net, apply_plan(net, plan), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "unread", "silent"),
+    [
+        ({"conv1__weight": zero(1), "conv1__bias": zero(1)}, [], [1]),
+        ({"conv2__weight": zero(slice(None), 1)}, [1], []),
+    ],
+    ids=["forward", "backward"],
+)
+def test_a_plan_says_which_argument_holds(changes: dict, unread: list[int], silent: list[int]) -> None:
+    net = edited(three_convs("Relu"), **changes)
+    plan = plan_compaction(net, analyse(net))
+    assert [(one.tensor, one.unread.tolist(), one.silent.tolist()) for one in plan.removals] == [
+        ("conv1.weight", unread, silent)
+    ]
+
+
+def test_what_nobody_reads_in_the_first_place_stays() -> None:
+    b = Builder([1, 3, 6, 6])
+    y = b.node("Relu", b.conv("x", 3, 4))
+    branch = b.conv(y, 4, 4)
+    b.node("Abs", branch)
+    b.output(b.conv(b.node("Add", branch, y), 4, 2), [1, 2, 6, 6])
+    net = edited(built(b), conv2__weight=zero(), conv2__bias=zero())
+    plan = plan_compaction(net, analyse(net))
+    compacted = apply_plan(net, plan)
+    assert "abs1" in {node.name for node in compacted.model.graph}
+    assert [one.node.label for one in plan.bypasses] == ["add1"]
+    assert_same(net, compacted, np.random.default_rng(0))
 
 
 def test_a_normalisation_can_silence_a_channel() -> None:

@@ -14,7 +14,7 @@ from evonnx.masks import live_masks
 from evonnx.onnx_io import initializer_arrays, to_bytes
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["channel", "synapse"])
 @pytest.mark.parametrize("name", sorted(GRAPHS))
 def test_only_what_died_is_zero(name: str, kind: str) -> None:
     net = network(GRAPHS[name](), name)

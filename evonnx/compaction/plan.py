@@ -121,6 +121,17 @@ class Bypass:
 
 
 @dataclass(frozen=True)
+class RemovedOutputs:
+    """Output channels of one weight that go, by the argument that makes it exact."""
+
+    tensor: str
+    unread: Indices
+    """Backward: every use ends in zeroed weights or in channels that go too."""
+    silent: Indices
+    """Forward: some use is left, but what it reads is zero for every input."""
+
+
+@dataclass(frozen=True)
 class Padding:
     """Channels that are dead and stay, with the reason."""
 
@@ -145,6 +156,7 @@ class Plan:
     removed_nodes: tuple[NodeAt, ...] = ()
     removed_layers: tuple[str, ...] = ()
     """Prunable weights that go entirely."""
+    removals: tuple[RemovedOutputs, ...] = ()
     padding: tuple[Padding, ...] = ()
     refusals: tuple[str, ...] = ()
     """What should have gone and cannot, one sentence each."""
@@ -188,6 +200,10 @@ class Plan:
             *(
                 f"gather {one.kept.size} of {one.length} inputs of {one.node.label} ({one.weight})"
                 for one in self.gathers
+            ),
+            *(
+                f"of {one.tensor} {one.unread.size} channels are not read, {one.silent.size} are always zero"
+                for one in self.removals
             ),
             *(f"keep {pad.indices.size} dead channels of {pad.tensor}: {pad.reason}" for pad in self.padding),
             *(f"refused: {refusal}" for refusal in self.refusals),

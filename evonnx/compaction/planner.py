@@ -27,6 +27,7 @@ from evonnx.compaction.plan import (
     Padding,
     Plan,
     RelayoutFold,
+    RemovedOutputs,
 )
 from evonnx.compaction.reach import find_bypasses, needed_nodes
 from evonnx.compaction.zeros import Flags, live_slices, zero_channels
@@ -68,10 +69,9 @@ class _Planner:
             for one in self.bypasses
             if (value := self.nodes[one.node.index].inputs[one.keep]) is not None
         }
-        before = needed_nodes(network.model.graph, {})
         self.needed = needed_nodes(network.model.graph, stand_in)
         self.bypasses = [one for one in self.bypasses if self.nodes[one.node.index] in self.needed]
-        self.removed = [self.at[node] for node in self.nodes if node in before and node not in self.needed]
+        self.removed = [self.at[node] for node in self.nodes if node not in self.needed]
         self.gone = {self.nodes[one.index] for one in self.removed}
         sources: dict[str, list[tuple[str | None, int]]] = {}
         for read in coupling.reads:
@@ -82,6 +82,7 @@ class _Planner:
                 sources.setdefault(name, [])
         self.edges = edges_of(network, coupling, self.live, self.zeros, sources)
         self.observed = Observed(coupling, self.edges)
+        self.sources = sources
         self.extra: dict[str, ClassIds] = {}
         self.refusals: list[str] = []
         self.notes: list[str] = []
@@ -121,7 +122,8 @@ class _Planner:
             bypasses=tuple(self.bypasses),
             removed_nodes=tuple(self.removed),
             removed_layers=tuple(name for name in self.network.weights if name not in self.edges),
-            padding=tuple(self._padding(kept)),
+            removals=tuple(self._removals(kept)),
+            padding=tuple(self._padding()),
             refusals=tuple(self.refusals),
             notes=tuple(self.notes),
         )
@@ -169,7 +171,17 @@ class _Planner:
         if count < wanted:
             self._keep(edge.output[~kept][: wanted - count], f"channel counts are multiples of {self.align}")
 
-    def _padding(self, kept: Flags) -> Iterator[Padding]:
+    def _removals(self, kept: Flags) -> Iterator[RemovedOutputs]:
+        """By which argument each output goes: backward if it goes without a look at zero values."""
+        blind = edges_of(self.network, self.coupling, self.live, {}, self.sources)
+        unread = ~Observed(self.coupling, blind).kept
+        for name, edge in self.edges.items():
+            gone = ~kept[edge.output]
+            if gone.any():
+                backward = unread[edge.output]
+                yield RemovedOutputs(name, np.flatnonzero(gone & backward), np.flatnonzero(gone & ~backward))
+
+    def _padding(self) -> Iterator[Padding]:
         """Dead outputs that stay, by weight and reason."""
         for name, edge in self.edges.items():
             for reason, classes in self.extra.items():

@@ -43,9 +43,13 @@ def _same_shape(network: Network, operand: ir.Value, result: ir.Value) -> bool:
 
 
 def needed_nodes(graph: ir.Graph, bypasses: Mapping[ir.Node, ir.Value]) -> set[ir.Node]:
-    """Nodes that a graph output depends on, where each bypassed node stands for one of its operands."""
+    """Nodes that still lead somewhere, where each bypassed node stands for one of its operands.
+
+    A node that nobody read in the first place is the user's own business and stays, with all it reads.
+    """
     needed: set[ir.Node] = set()
-    waiting = [value.producer() for value in graph.outputs]
+    waiting: list[ir.Node | None] = [value.producer() for value in graph.outputs]
+    waiting += [node for node in graph if not any(v.uses() or v.is_graph_output() for v in node.outputs)]
     while waiting:
         node = waiting.pop()
         if node is None or node in needed or node.graph is not graph:
