@@ -16,6 +16,7 @@ from evonnx.clusters import find_clusters
 from evonnx.compaction import Compacted, apply_plan, plan_compaction
 from evonnx.dependency import Coupling, analyse
 from evonnx.environment import Budget
+from evonnx.errors import ModelError
 from evonnx.evaluation import evaluate
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.retraining import Trainer
@@ -37,6 +38,7 @@ from evonnx.run_store import (
     save_masks,
     write_json,
 )
+from evonnx.sessions import load_warnings
 from evonnx.synthesis import Sample, sample, solve
 from evonnx.task import Task
 
@@ -84,6 +86,8 @@ class Setting:
     score_ancestor: float
     """On test data: reported only."""
     score_validation_ancestor: float
+    warnings_ancestor: frozenset[str]
+    """What onnxruntime says when it loads the ancestor."""
     align: int
     observer: Observer
 
@@ -142,12 +146,30 @@ def remove_physically(
     plan = plan_compaction(masked_network, analyse(masked_network), align=setting.align)
     compacted = apply_plan(masked_network, plan)
     proof = prove(
-        masked_network.model, compacted, input_shapes=setting.options.input_shapes or None, seed=seed
+        masked_network.model,
+        compacted,
+        input_shapes=setting.options.input_shapes or None,
+        seed=seed,
+        threads=setting.options.threads,
     )
     require(proof)
     save_model(compacted.model, folder / COMPACT_FILE)
     check_file(folder / COMPACT_FILE)
     return compacted, proof, list(plan.notes)
+
+
+def refuse_new_warnings(model: Path, known: frozenset[str]) -> None:
+    """Hold an offspring to its ancestor's silence.
+
+    Raises:
+        ModelError: onnxruntime warns where the ancestor did not.
+    """
+    new = [line for line in load_warnings(model) if line not in known]
+    if new:
+        raise ModelError(
+            f"onnxruntime warns about {model.name} where it did not about the ancestor: {new[0]} "
+            "This is a fault of evonnx; please report it with the model."
+        )
 
 
 def make_offspring(
@@ -172,6 +194,7 @@ def make_offspring(
         training = setting.trainer.retrain(
             compact, compact, setting.training, seed, lambda news: observer.training(generation, news)
         )
+    refuse_new_warnings(compact, setting.warnings_ancestor)
     with watch.timing("evaluate"):
         validation = evaluate(compact, setting.task, "validation", threads=setting.options.threads)
     resources = count(load_network(compact, setting.options.input_shapes))

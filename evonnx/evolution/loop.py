@@ -27,6 +27,7 @@ from evonnx.network import Network, load_network
 from evonnx.plugins import get
 from evonnx.resources import count
 from evonnx.run_store import COMPACT_FILE, Row, RunStore
+from evonnx.sessions import load_warnings
 from evonnx.speed import bench
 from evonnx.task import NeedsAncestor, Task
 from evonnx.tasks import find_task
@@ -236,6 +237,7 @@ def _setting(
         ancestor=count(network),
         score_ancestor=evaluate(model, task, "test", threads=options.threads).value,
         score_validation_ancestor=evaluate(model, task, "validation", threads=options.threads).value,
+        warnings_ancestor=frozenset(load_warnings(model)),
         align=align,
         observer=observer,
     )
