@@ -113,7 +113,7 @@ def load_network(
         network = network_of(model, os.fspath(path), input_shapes)
     except (TypeError, ValueError, LookupError) as error:  # attributes of the wrong kind, axes out of range
         raise ModelError(
-            f"{os.fspath(path)} is not a valid ONNX graph: {error}. Run onnx.checker on it, or export it again."
+            f"{os.fspath(path)} is not a valid ONNX graph: {error}. Run onnx.checker on it or export it anew."
         ) from error
     return replace(network, stored_bytes=stored_bytes(path, model))
 

@@ -1,8 +1,7 @@
 """Weight operands: which inputs may hold weights, and the way back to the initializer that holds them.
 
-Algebra: Reshape, Squeeze, Unsqueeze and Flatten are one "reshape" step, Transpose is one "transpose" step,
-Identity and Cast are none (a cast keeps zeros). All move numbers without mixing them: masks map back through the
-steps.
+Algebra: Reshape, Squeeze, Unsqueeze and Flatten are one "reshape" step, Transpose is one "transpose" step;
+Identity and Cast are none (a cast keeps zeros). None of them mixes numbers: masks map back through the steps.
 """
 
 from __future__ import annotations
