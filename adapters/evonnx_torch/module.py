@@ -54,18 +54,14 @@ class OnnxModule(nn.Module):
         self._programs: dict[Any, Program] = {}
         self._channels_last = False
         self._host = frozenset(value.name for value in self.graph.inputs if value.is_host_scalar)
-        self._declared = next(
-            (
-                i.dims[0]
-                for i in self.graph.inputs
-                if i.dims and not i.is_host_scalar and i.dims[0] is not None
-            ),
-            None,
-        )
+        leading = {
+            value.dims[0] if value.dims else None for value in self.graph.inputs if not value.is_host_scalar
+        }
+        self._declared = leading.pop() if len(leading) == 1 else None
 
     @property
     def declared_batch(self) -> int | None:
-        """The fixed leading size of the first input, None where it is free."""
+        """The fixed leading size that all inputs share, None where it is free."""
         return self._declared
 
     def forward(

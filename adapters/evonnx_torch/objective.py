@@ -76,11 +76,6 @@ class Objective:
         self.taps = tuple(head.tap for head in self.heads)
         self._scales: dict[str, float] | None = None
 
-    @property
-    def values_only(self) -> bool:
-        """Whether nothing but values is compared."""
-        return self.kind != "cross_entropy" and all(head.kind == "raw" for head in self.heads)
-
     def __call__(self, chunk: Chunk) -> Tensor:
         """The loss, a scalar."""
         outputs = self.module(chunk.inputs, self.taps)

@@ -64,9 +64,13 @@ def wanted(graph: Graph, roles: Roles, option: str) -> list[Node]:
     nodes = candidates(graph, roles)
     if option == "on":
         return nodes
+    return nodes if is_bare_and_deep(graph) else []
+
+
+def is_bare_and_deep(graph: Graph) -> bool:
+    """Whether a network has many convolutions and no normalisation: most likely one whose was folded away."""
     convolutions = sum(node.op_type == "Conv" for node in graph.nodes)
-    normed = any(node.op_type in _NORMS for node in graph.nodes)
-    return nodes if convolutions >= _DEEP and not normed else []
+    return convolutions >= _DEEP and not any(node.op_type in _NORMS for node in graph.nodes)
 
 
 class Renormalization:

@@ -21,17 +21,19 @@ from evonnx.task import Batch, Task
 from evonnx_torch.feeding import accepted_chunk, chunks
 from evonnx_torch.module import OnnxModule
 from evonnx_torch.objective import Objective, loss_heads
-from evonnx_torch.renormalize import Renormalization, wanted
+from evonnx_torch.renormalize import Renormalization, is_bare_and_deep, wanted
 from evonnx_torch.runtime import deterministic, pick_device
-from evonnx_torch.settings import resolve
+from evonnx_torch.settings import choose_batch_size, resolve
 from evonnx_torch.teacher import Teacher
-from evonnx_torch.training import Trainer
+from evonnx_torch.training import SMALLEST_NORM_BATCH, Trainer
 
 _CHOICES = {
     "renormalize": ("auto", "on", "off"),
     "precision": ("auto", "fp32", "amp"),
     "device": ("auto", "cpu", "cuda"),
 }
+_FEW = 16
+"""Examples for a first look at what the graph accepts."""
 _WORTH_MIXING = 1_000_000
 """Parameters from which on mixed precision pays; smaller networks are bound by launch times."""
 
@@ -64,19 +66,26 @@ def _retrain(
         return RetrainResult(_masked(_originals(module), request.masks))
     _apply_masks(module, request.masks)
     heads = loss_heads(module.graph, request.task.loss)
-    first = _first_batch(request.task)
+    few = _first_batch(request.task, _FEW)
     taps = tuple(head.tap for head in heads)
-    chunk = accepted_chunk(module, first, taps)
+    chunk = accepted_chunk(module, few, taps)
     teacher = _teacher(request, teachers, device) if request.ancestor is not None else None
-    activation_bytes = _activation_bytes(module, first, chunk, taps)
-    values_only = request.task.loss.kind != "cross_entropy" and all(head.kind == "raw" for head in heads)
+    activation_bytes = _activation_bytes(module, few, chunk, taps)
+    batch_size = choose_batch_size(request.budget, request.task.size("train"), activation_bytes)
+    renormalization = _renormalize(module, request, options["renormalize"], batch_size, chunk)
+    # A task may give smaller batches than it is asked for.
+    first = _first_batch(request.task, batch_size)
     settings = resolve(
-        request.budget, request.task.size("train"), activation_bytes, teacher is not None, values_only
+        request.budget,
+        batch_size,
+        first.size,
+        teacher=teacher is not None,
+        values_only=request.task.loss.kind != "cross_entropy" and all(head.kind == "raw" for head in heads),
+        bare_and_deep=renormalization is None and is_bare_and_deep(module.graph),
     )
     objective = Objective(module, request.task.loss, teacher, settings.distill, settings.temperature)
     if teacher is not None and objective.share > 0 and settings.augment == "none":
         teacher.remember(request.task)
-    renormalization = _renormalize(module, request, options["renormalize"], settings.batch_size, chunk)
     mixed = _is_mixed(module, options["precision"], device)
     trainer = Trainer(
         module,
@@ -85,6 +94,7 @@ def _retrain(
         settings,
         request.masks,
         renormalization,
+        first,
         chunk,
         request.seed,
         request.progress,
@@ -148,8 +158,8 @@ def _masked(arrays: dict[str, Array], masks: Masks) -> dict[str, Array]:
     return arrays
 
 
-def _first_batch(task: Task) -> Batch:
-    for batch in task.batches("train", 16):
+def _first_batch(task: Task, size: int) -> Batch:
+    for batch in task.batches("train", size):
         return batch
     raise AdapterError(f"Task {task.name!r} has no training examples, so there is nothing to retrain on.")
 
@@ -182,9 +192,10 @@ def _renormalize(
     if not nodes:
         return None
     rng = np.random.default_rng([request.seed, 1])
-    batch = next(iter(request.task.batches("train", batch_size, rng)))
-    part = next(chunks(module, batch, chunk))
-    return Renormalization(module, nodes, part.inputs) if part.size > 1 else None
+    part = next(chunks(module, next(iter(request.task.batches("train", batch_size, rng))), chunk))
+    if part.size < SMALLEST_NORM_BATCH and option == "auto":
+        return None
+    return Renormalization(module, nodes, part.inputs)
 
 
 def _is_mixed(module: OnnxModule, option: str, device: torch.device) -> bool:

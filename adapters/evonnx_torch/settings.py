@@ -36,22 +36,47 @@ class Settings:
     augment: str
 
 
-def resolve(
-    budget: TrainingBudget, examples: int, activation_bytes: int, teacher: bool, values_only: bool
-) -> Settings:
-    """Fill in what the budget leaves open.
+def choose_batch_size(budget: TrainingBudget, examples: int, activation_bytes: int) -> int:
+    """The batch size asked for, else one that fits the number of examples and the memory.
 
     Args:
         budget: what the user asked for.
         examples: size of the training split.
         activation_bytes: of one example's forward pass.
+    """
+    if budget.batch_size is not None:
+        return budget.batch_size
+    largest, smallest = _BATCHES
+    size = largest
+    while size > smallest and size * _STEPS_PER_EPOCH > examples:
+        size //= 2
+    while size > 1 and size * activation_bytes > _ACTIVATION_BYTES:
+        size //= 2
+    return size
+
+
+def resolve(
+    budget: TrainingBudget,
+    batch_size: int,
+    actual: int,
+    teacher: bool,
+    values_only: bool,
+    bare_and_deep: bool,
+) -> Settings:
+    """Fill in what the budget leaves open.
+
+    Args:
+        budget: what the user asked for.
+        batch_size: from `choose_batch_size`.
+        actual: size of the batches that the task gives when asked for that.
         teacher: whether there is an ancestor to learn from.
         values_only: the loss compares values, not class distributions.
+        bare_and_deep: many layers without normalisation, whose gradients differ much in scale: Adam copes with that.
 
     Raises:
         AdapterError: a name is unknown or a number out of range.
     """
-    optimizer = budget.optimizer or "sgd"
+    optimizer = budget.optimizer or ("adam" if bare_and_deep else "sgd")
     schedule = budget.schedule or "one-cycle"
     augment = budget.augment or "none"
     for what, name, names in (
@@ -61,7 +86,6 @@ def resolve(
     ):
         if name not in names:
             raise AdapterError(f"Unknown {what} {name!r}; the torch adapter has: {', '.join(names)}.")
-    batch_size = budget.batch_size or _batch_size(examples, activation_bytes)
     # Steps are noisier with small batches; the square root keeps their variance about equal.
     usual = (0.001 if optimizer == "adam" else 0.05 if not values_only else 0.02) * min(
         1.0, batch_size / 128
@@ -87,16 +111,6 @@ def resolve(
 
 def _or(given: float | None, usual: float) -> float:
     return usual if given is None else given
-
-
-def _batch_size(examples: int, activation_bytes: int) -> int:
-    largest, smallest = _BATCHES
-    size = largest
-    while size > smallest and size * _STEPS_PER_EPOCH > examples:
-        size //= 2
-    while size > 1 and size * activation_bytes > _ACTIVATION_BYTES:
-        size //= 2
-    return size
 
 
 def _check(settings: Settings) -> None:

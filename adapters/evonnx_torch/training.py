@@ -24,17 +24,19 @@ from evonnx_torch.settings import Settings
 _RETRIES = 4
 _GENTLER = 0.3
 """Factor on the learning rate after a rollback."""
+_MUCH_GENTLER = 0.1
+"""Factor for a second attempt where a whole retraining made the loss larger."""
 _RUINED = 4.0
 """A loss this many times the first one, for `_PATIENCE` steps in a row, will not come back by itself."""
 _PATIENCE = 30
 _LOSS_FLOOR = 0.5
 """First losses below this count as this: near zero, a multiple means nothing."""
 _PROBE_BATCHES = 4
-"""Batches on which the loss before and after is compared."""
+"""Most batches on which the loss before and after is compared; a quarter of an epoch if that is less."""
 _STATISTICS_BATCHES = 50
 """Batches from which norm statistics are re-estimated."""
-_SMALLEST_NORM_BATCH = 8
-"""Fewer examples give no useful batch statistics."""
+SMALLEST_NORM_BATCH = 32
+"""Statistics of fewer examples are so noisy that learning from a teacher makes a network worse, not better."""
 
 
 class Diverged(Exception):
@@ -75,6 +77,7 @@ class Trainer:
         settings: how.
         masks: by tensor name; True lives.
         renormalization: normalisations put in for the time of training, if any.
+        first: the first batch of the training split in its own order.
         chunk: largest number of examples per forward pass; None: the whole batch.
         seed: of data order and augmentation.
         progress: told about the loss now and then.
@@ -89,6 +92,7 @@ class Trainer:
         settings: Settings,
         masks: Mapping[str, Mask],
         renormalization: Renormalization | None,
+        first: Batch,
         chunk: int | None,
         seed: int,
         progress: Callable[[Progress], None],
@@ -99,8 +103,11 @@ class Trainer:
         self.progress, self.autocast = progress, autocast
         self.history: list[EpochRecord] = []
         self.notes: list[str] = []
-        self._steps = max(1, -(-task.size("train") // settings.batch_size))
-        module.norm.frozen = min(chunk or settings.batch_size, settings.batch_size) < _SMALLEST_NORM_BATCH
+        # A task may give smaller batches than it is asked for.
+        self._first = first
+        self._steps = max(1, -(-task.size("train") // max(1, self._first.size)))
+        self._pass = min(chunk or self._first.size, self._first.size)
+        module.norm.frozen = self._pass < SMALLEST_NORM_BATCH
         if module.norm.frozen and (module.statistics or renormalization):
             self.notes.append(
                 "batches are too small for batch statistics; normalisation keeps its running ones"
@@ -119,6 +126,23 @@ class Trainer:
                 "values, or values far out of range. Check them with `evonnx evaluate`."
             )
         original = snapshot(self._state())
+        for factor in (1.0, _MUCH_GENTLER):
+            after = self._attempt(factor, max(before, _LOSS_FLOOR))
+            # A little worse is noise of the few batches that are looked at.
+            if after <= before * 1.05 + 1e-4:
+                break
+            restore(self._state(), original)
+            self.notes.append(
+                f"retraining at learning rate {self.settings.learning_rate * factor:.2g} did not help "
+                f"(loss {before:.4g} before, {after:.4g} after); undone"
+                + (" and retried at a lower one" if factor == 1.0 else ", the weights are as inherited")
+            )
+        if self.renormalization is not None:
+            self.renormalization.fold()
+
+    def _attempt(self, factor: float, reference: float) -> float:
+        """Train at `factor` times the learning rate; the loss afterwards, infinite if weights are not finite."""
+        self.history.clear()
         trained, decayed = self._trained()
         optimizer = Optimizer(
             list(trained.values()),
@@ -129,21 +153,21 @@ class Trainer:
             self.settings.clip_norm,
         )
         average = Average(optimizer.parameters, self.settings.ema_decay) if self.settings.ema_decay else None
-        self._epochs(optimizer, average, max(before, _LOSS_FLOOR))
+        self._epochs(optimizer, average, factor, reference)
         if average is not None:
             average.store()
         optimizer.apply_masks()
         self._reestimate()
-        if self.renormalization is not None:
-            self.renormalization.fold()
-        self._finish(before, original)
+        finite = all(bool(torch.isfinite(tensor).all()) for tensor in self._state().values())
+        after = self._probe() if finite else math.inf
+        return after if math.isfinite(after) else math.inf
 
-    def _epochs(self, optimizer: Optimizer, average: Average | None, reference: float) -> None:
+    def _epochs(self, optimizer: Optimizer, average: Average | None, factor: float, reference: float) -> None:
         settings = self.settings
         schedule = Schedule(
             settings.schedule, settings.learning_rate, self._steps * settings.epochs, settings.warmup
         )
-        factor, retries, epoch = 1.0, 0, 1
+        retries, epoch = 0, 1
         while epoch <= settings.epochs:
             good = snapshot(self._state())
             good_average = [value.clone() for value in average.values] if average else []
@@ -210,6 +234,11 @@ class Trainer:
         for part in parts:
             with self.autocast():
                 loss = self.objective(part) * (part.size / size)
+            if not loss.requires_grad:
+                raise AdapterError(
+                    "The loss depends on no trainable weight of the model: weights in control-flow branches stay as "
+                    "they are, and no other weight lies between the inputs and the outputs that the loss reads."
+                )
             loss.backward()  # type: ignore[no-untyped-call]
             detached = loss.detach()
             loss_sum = detached if loss_sum is None else loss_sum + detached
@@ -224,10 +253,9 @@ class Trainer:
             # A shift stands in for the bias whose name it has.
             candidates.update(self.renormalization.parameters)
         self.module.train()
-        batch = next(iter(self.task.batches("train", self.settings.batch_size)))
         state = snapshot(self._state())
         with torch.random.fork_rng(devices=[]):
-            self._backward(batch)
+            self._backward(self._first)
         restore(self._state(), state)
         trained = {name: tensor for name, tensor in candidates.items() if tensor.grad is not None}
         for tensor in (*candidates.values(), *self.module.weights.values()):
@@ -265,7 +293,7 @@ class Trainer:
         self.module.eval()
         losses = [
             float(self.objective(part))
-            for batch in self._batches(_PROBE_BATCHES, shuffled=False)
+            for batch in self._batches(max(1, min(_PROBE_BATCHES, self._steps // 4)), shuffled=False)
             for part in chunks(self.module, batch, self.chunk)
         ]
         return float(np.mean(losses)) if losses else math.nan
@@ -280,18 +308,8 @@ class Trainer:
         norm.cumulative = 0
         for batch in self._batches(_STATISTICS_BATCHES, shuffled=True):
             for part in chunks(self.module, batch, self.chunk):
-                if 2 * part.size >= min(self.chunk or self.settings.batch_size, self.settings.batch_size):
+                if 2 * part.size >= self._pass:
                     with self.autocast():
                         self.module(part.inputs, self.objective.taps)
                     norm.cumulative += 1
         norm.cumulative = None
-
-    def _finish(self, before: float, original: Mapping[str, Tensor]) -> None:
-        """Keep the result only if the loss did not get worse."""
-        after = self._probe()
-        finite = all(bool(torch.isfinite(tensor).all()) for tensor in self._state().values())
-        if not finite or not math.isfinite(after) or after > before * 1.05 + 1e-3:
-            restore(self._state(), original)
-            self.notes.append(
-                f"retraining did not help (loss {before:.4g} before, {after:.4g} after); the weights are as inherited"
-            )
