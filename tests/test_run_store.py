@@ -84,7 +84,12 @@ def test_a_new_run_never_touches_an_old_folder(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "does not exist"), (b"{", "cannot be read"), (b"[]", "no JSON object"), (b"\xff", "cannot be read")],
+    [
+        (None, "does not exist"),
+        (b"{", "cannot be read"),
+        (b"[]", "no JSON object"),
+        (b"\xff", "cannot be read"),
+    ],
 )
 def test_a_folder_that_is_no_run_is_refused(tmp_path, content, message):
     if content is not None:
