@@ -5,20 +5,23 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from genetics_support import PLAIN, dense, live, mlp, named
+from graph_builder import Builder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from evonnx import genome as genome_module
 from evonnx.clusters import find_clusters
 from evonnx.connectivity import through_living, walk
-from evonnx.dependency import close
+from evonnx.dependency import analyse, close
 from evonnx.encodings import Encoding, Magnitude, Uniform, adaptive, cluster_driven, synaptic
 from evonnx.environment import Budget, MacBudget, SynapseBudget
 from evonnx.environment.pressure import survival
 from evonnx.errors import BudgetError
 from evonnx.genome import encode
+from evonnx.network import network_of
 from evonnx.synthesis import Solution, sample, solve, synthesize
 
 ENCODINGS = {
@@ -252,6 +255,27 @@ def test_the_least_probable_survivors_are_trimmed() -> None:
     assert trimmed_any
 
 
+def test_ties_are_trimmed_by_lot_and_no_further_than_needed() -> None:
+    solution = solved(dense((30, 40, 20)), Encoding(Uniform(), levels="synapses", scope="network"), 0.5)
+    gone = np.zeros((40, 30))
+    for seed in range(20):
+        bare = sample(solution, np.random.default_rng(seed), trim=False)
+        held = sample(solution, np.random.default_rng(seed))
+        assert held.survivors == min(bare.survivors, math.floor(solution.bound))
+        gone += bare.masks["w0"] & ~held.masks["w0"]
+    assert gone[:20].any()
+    assert gone[20:].any()
+
+
+def test_pinned_clusters_live() -> None:
+    for name in ("lenet", "two_outputs", "concat_fire"):
+        solution = solved_by_name(name, "channels-only", 0.3)
+        pinned = solution.coupling.pinned() & (solution.genome.cluster_live > 0)
+        assert pinned.any()
+        assert np.all(solution.pressure.cluster_survival[pinned] == 1)
+        assert solution.pressure.cluster_survival.min() < 1
+
+
 def test_with_clusters_only_what_lives_are_whole_clusters() -> None:
     for encoding, share in (("channels-only", 0.5), ("filters-only", 0.4)):
         solution = solved_by_name("residual_folded", encoding, share)
@@ -276,6 +300,16 @@ def test_a_residual_branch_may_die_and_the_only_path_may_not() -> None:
         assert masks[only].any()
         assert masks[names[0]].any()
     assert died
+
+
+def test_shapes_carry_no_signal() -> None:
+    """The output is reshaped to the input's own shape, which connects the two whatever the weights are."""
+    builder = Builder([2, 4])
+    y = builder.node("Gemm", "x", builder.constant(np.zeros((4, 4), dtype=np.float32), "dead"))
+    y = builder.node("Gemm", y, builder.constant(np.ones((4, 4), dtype=np.float32), "live"))
+    builder.output(builder.node("Reshape", y, builder.node("Shape", "x")), [2, 4], "y")
+    network = network_of(ir.serde.deserialize_model(builder.model()), "shapes.onnx")
+    assert solved((network, analyse(network)), synaptic, 0.5).outputs == ()
 
 
 def test_signals_follow_wires_through_depthwise_convolutions() -> None:
