@@ -1,8 +1,8 @@
 """The adapter contract: borrow a training framework to retrain weights; the graph never leaves ONNX.
 
-An adapter gets a compact ONNX file, masks, a task and a budget, and returns arrays by initializer name. Core checks
-names, shapes, dtypes, finiteness and that masked weights are still zero (`check_result`), and writes the weights
-back itself.
+An adapter gets a compact ONNX file, masks, a task and a budget, and returns arrays by initializer name. Core
+checks names, shapes, dtypes, finiteness and that masked weights are still zero (`check_result`), and writes
+the weights back itself.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ class Adapter(Protocol):
         ...
 
 
-def check_result(initializers: Mapping[str, Array], masks: Masks, result: RetrainResult, adapter_name: str) -> None:
+def check_result(
+    initializers: Mapping[str, Array], masks: Masks, result: RetrainResult, adapter_name: str
+) -> None:
     """Hold an adapter to its contract.
 
     Args:
@@ -117,12 +119,14 @@ def check_result(initializers: Mapping[str, Array], masks: Masks, result: Retrai
         adapter_name: for the message.
 
     Raises:
-        AdapterError: a name is unknown, a shape or dtype differs, a value is not finite, or a masked weight is
-            not zero.
+        AdapterError: a name is unknown, a shape or dtype differs, a value is not finite, or a masked weight
+            is not zero.
     """
     for name, array in result.weights.items():
         if name not in initializers:
-            raise AdapterError(f"Adapter {adapter_name!r} returned weights for {name!r}, which the model does not have.")
+            raise AdapterError(
+                f"Adapter {adapter_name!r} returned weights for {name!r}, which the model does not have."
+            )
         want = initializers[name]
         if array.shape != want.shape or array.dtype != want.dtype:
             raise AdapterError(

@@ -1,6 +1,7 @@
 """The task contract: data, loss and metric, free of any framework.
 
-Built-in tasks live in `evonnx.tasks`; any class that has these members works (`[task] kind = "my_task.py:MyTask"`).
+Built-in tasks live in `evonnx.tasks`; any class that has these members works
+(`[task] kind = "my_task.py:MyTask"`).
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class Metric:
 class Loss:
     """A loss that every adapter knows how to compute, by name.
 
-    kind: "cross_entropy" (targets: class indices, or -1 for unlabelled), "mse" (targets: arrays like the output),
-    or "distillation" (no targets: match the ancestor's outputs; adapters are given the ancestor).
+    kind: "cross_entropy" (targets: class indices, or -1 for unlabelled), "mse" (targets: arrays like the
+    output), or "distillation" (no targets: match the ancestor's outputs; adapters are given the ancestor).
     """
 
     kind: Literal["cross_entropy", "mse", "distillation"]
@@ -75,7 +76,9 @@ class Task(Protocol):
         """Number of examples in a split; 0 where there is none."""
         ...
 
-    def batches(self, split: Split, batch_size: int, rng: np.random.Generator | None = None) -> Iterator[Batch]:
+    def batches(
+        self, split: Split, batch_size: int, rng: np.random.Generator | None = None
+    ) -> Iterator[Batch]:
         """The split's examples once, in order, or shuffled by `rng`. The last batch may be smaller."""
         ...
 
@@ -86,7 +89,7 @@ class Task(Protocol):
 
 @runtime_checkable
 class NeedsAncestor(Protocol):
-    """A task that scores against the ancestor (distillation) is handed its file once, before anything else."""
+    """A task that scores against the ancestor (distillation) is handed its file once, before all else."""
 
     def bind_ancestor(self, model_path: str) -> None:
         """Called once by `evaluate` and `evolve` before the first batch."""
