@@ -2,9 +2,9 @@
 
     python benchmarks/torch_step.py [--rounds 30] [--threads 1]
 
-Forward, backward and optimizer step on LeNet-5 (batch 128) and a small residual network (batch 32), both sides with the
-same weights and the same optimizer, rounds interleaved so that a busy machine hits both alike. Prints the ratio of
-medians; exit code 1 if one is above 1.15.
+Forward, backward and optimizer step on LeNet-5 (batch 128) and a small residual network (batch 32), both
+sides with the same weights and the same optimizer, rounds interleaved so that a busy machine hits both alike.
+Prints the ratio of medians; exit code 1 if one is above 1.15.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 import torch
-from evonnx_torch.module import OnnxModule
-from evonnx_torch.optim import Optimizer
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from evonnx_torch.module import OnnxModule
+from evonnx_torch.optim import Optimizer
 
 LIMIT = 1.15
 

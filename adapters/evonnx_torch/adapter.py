@@ -7,10 +7,12 @@ from evonnx.errors import AdapterError
 
 
 class TorchAdapter:
-    """Retrains with PyTorch: the ONNX graph itself is run and differentiated, nothing is converted or re-exported.
+    """Retrains with PyTorch: the ONNX graph itself is run and differentiated, nothing is converted or
+    re-exported.
 
-    Options of a request: `renormalize` ("auto", "on", "off"): put normalisation back behind convolutions for the time
-    of retraining; `precision` ("auto", "fp32", "amp"): mixed precision, on CUDA only; `device` ("auto", "cpu", "cuda").
+    Options of a request: `renormalize` ("auto", "on", "off"): put normalisation back behind convolutions for
+    the time of retraining; `precision` ("auto", "fp32", "amp"): mixed precision, on CUDA only; `device`
+    ("auto", "cpu", "cuda").
     """
 
     name = "torch"
@@ -23,8 +25,8 @@ class TorchAdapter:
         """Retrain.
 
         Raises:
-            AdapterError: PyTorch is not installed, an operator is unknown, the loss cannot be computed, or training
-                diverges at every rate tried.
+            AdapterError: PyTorch is not installed, an operator is unknown, the loss cannot be computed, or
+                training diverges at every rate tried.
         """
         try:
             # torch takes seconds to import; listing plugins must not.

@@ -57,7 +57,8 @@ def _moved(images: Array, flip: bool, rng: np.random.Generator) -> Array:
 
 
 def chunks(module: OnnxModule, batch: Batch, limit: int | None) -> Iterator[Chunk]:
-    """Cut a batch into pieces of `limit` examples; a remainder that is too small for the graph is left out."""
+    """Cut a batch into pieces of `limit` examples; a remainder that is too small for the graph is left
+    out."""
     size = batch.size if limit is None else min(limit, batch.size)
     fixed = limit is not None and limit == module.declared_batch
     for start in range(0, batch.size, max(size, 1)):
@@ -71,18 +72,20 @@ def chunks(module: OnnxModule, batch: Batch, limit: int | None) -> Iterator[Chun
         }
         targets, highest = None, -1
         if batch.targets is not None:
-            labels = np.require(batch.targets[start : start + count], requirements=["C", "W"])
-            highest = int(labels.max()) if labels.dtype.kind in "iu" else -1
+            labels = batch.targets[start : start + count]
+            whole_numbers = labels.dtype.kind in "iub"
+            labels = np.array(labels, dtype=np.int64 if whole_numbers else np.float32)
+            highest = int(labels.max()) if whole_numbers else -1
             targets = torch.from_numpy(labels).to(module.device)
-            targets = targets.to(torch.float32 if targets.is_floating_point() else torch.int64)
         yield Chunk(arrays, module.tensors(arrays), targets, count, highest)
 
 
 def accepted_chunk(module: OnnxModule, batch: Batch, taps: tuple[str, ...]) -> int | None:
-    """How many examples one forward pass may take: None for any number, else the size that the graph declares.
+    """How many examples one forward pass may take: None for any number, else the size that the graph
+    declares.
 
-    A graph declared for a fixed batch often works with others once the leading entry of its reshape targets follows the
-    batch. That is tried, and believed only if examples together give what they give apart.
+    A graph declared for a fixed batch often works with others once the leading entry of its reshape targets
+    follows the batch. That is tried, and believed only if examples together give what they give apart.
 
     Raises:
         AdapterError: the graph cannot be run at all.

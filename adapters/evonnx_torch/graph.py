@@ -1,7 +1,8 @@
 """An ONNX graph as plain data, and which of its constants are trained.
 
-Trained are the floating-point constants of the main graph that reach a weight port (`_PORTS`), directly or through
-a constant relayout. Everything else (shapes, bounds, priors, constants of control-flow subgraphs) keeps its value.
+Trained are the floating-point constants of the main graph that reach a weight port (`_PORTS`), directly or
+through a constant relayout. Everything else (shapes, bounds, priors, constants of control-flow subgraphs)
+keeps its value.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _PORTS: Mapping[str, tuple[int, ...]] = {
     "GRU": (1, 2, 3),
 }
 _ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div"})
-"""Their constants are trained where they are one value per channel: scalars and whole maps (priors) are not weights."""
+"""Their constants are trained where they are one value per channel: scalars and whole maps (priors) are not
+weights."""
 _RELAYOUTS = frozenset(
     {
         "Reshape",
@@ -62,7 +64,8 @@ class Input:
 
     @property
     def is_host_scalar(self) -> bool:
-        """An integer or boolean scalar: its value steers the graph (a sampling rate), so programs depend on it."""
+        """An integer or boolean scalar: its value steers the graph (a sampling rate), so programs depend on
+        it."""
         return self.dims == () and not is_float(self.dtype)
 
 
@@ -115,7 +118,8 @@ class Roles:
     statistics: tuple[str, ...]
     """Running means and variances."""
     decayed: frozenset[str]
-    """Trained ones that weight decay applies to: weights of two and more axes, not biases and norm parameters."""
+    """Trained ones that weight decay applies to: weights of two and more axes, not biases and norm
+    parameters."""
 
 
 def is_float(dtype: ir.DataType) -> bool:
@@ -161,7 +165,8 @@ def _read(graph: ir.Graph, opset: int, supported: frozenset[str]) -> Graph:
             domain = f"{node.domain}." if node.domain else ""
             raise AdapterError(
                 f"The torch adapter cannot run operator {domain}{node.op_type} (node {labels[node]!r}). "
-                "Retrain with `--adapter command` and your own training program, or export the model without it."
+                "Retrain with `--adapter command` and your own training program, or export the model "
+                "without it."
             )
         nodes.append(_node(node, labels[node], opset, supported))
     outputs = tuple(value.name or "" for value in graph.outputs)

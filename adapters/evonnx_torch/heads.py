@@ -1,7 +1,7 @@
 """Where a loss reads the network: behind an output, the tensor before a final Softmax or Sigmoid.
 
-A loss on probabilities needs their logarithm; taken from the logits it is exact and stable. The graph tells which
-outputs are probabilities.
+A loss on probabilities needs their logarithm; taken from the logits it is exact and stable. The graph tells
+which outputs are probabilities.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def cross_entropy(rows: Tensor, targets: Tensor) -> Tensor:
 
 
 def softened_divergence(rows: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 times the mean KL(teacher || student) of distributions softened by T (Hinton et al. 2015, section 2)."""
+    """T^2 times the mean KL(teacher || student) of distributions softened by T (Hinton et al. 2015, section
+    2)."""
     mine = F.log_softmax(rows / temperature, -1)
     theirs = F.log_softmax(teacher / temperature, -1)
     return F.kl_div(mine, theirs, reduction="batchmean", log_target=True) * temperature**2

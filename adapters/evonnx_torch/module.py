@@ -23,9 +23,10 @@ _PROGRAMS = 16
 class OnnxModule(nn.Module):
     """A graph as a module.
 
-    Parameters are the trained constants (see `evonnx_torch.graph`), in float32, reachable by tensor name through
-    `weights`; norm statistics are buffers, reachable through `statistics`. Programs are compiled per input shapes on
-    first use. In training mode BatchNormalization uses batch statistics and Dropout is active.
+    Parameters are the trained constants (see `evonnx_torch.graph`), in float32, reachable by tensor name
+    through `weights`; norm statistics are buffers, reachable through `statistics`. Programs are compiled per
+    input shapes on first use. In training mode BatchNormalization uses batch statistics and Dropout is
+    active.
 
     Args:
         model: the model; read, never changed.
@@ -71,7 +72,8 @@ class OnnxModule(nn.Module):
 
         Args:
             inputs: every graph input by name.
-            outputs: tensor names to return, inner ones too; None: the graph outputs. What they don't need is not run.
+            outputs: tensor names to return, inner ones too; None: the graph outputs. What they don't need is
+                not run.
 
         Raises:
             AdapterError: a node cannot be run on these inputs.

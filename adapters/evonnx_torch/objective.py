@@ -119,7 +119,7 @@ class Objective:
             )
         if chunk.highest_label >= rows.shape[1]:
             raise AdapterError(
-                f"A label is {chunk.highest_label}, but output {self.heads[0].output!r} has {rows.shape[1]} classes "
-                "(labels count from 0)."
+                f"A label is {chunk.highest_label}, but output {self.heads[0].output!r} has "
+                f"{rows.shape[1]} classes (labels count from 0)."
             )
         return cross_entropy(rows, targets)

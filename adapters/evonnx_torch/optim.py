@@ -1,7 +1,7 @@
 """Optimizers, learning-rate schedules and weight averaging, over flat lists of tensors.
 
-torch.optim is not used: importing it takes as long as importing torch, and masks, rollback and averaging need the state
-at hand.
+torch.optim is not used: importing it takes as long as importing torch, and masks, rollback and averaging need
+the state at hand.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _EPS = 1e-8
 class Schedule:
     """Learning rate over a whole retraining.
 
-    one-cycle: cosine up from 1/10 of the peak over `warmup`, cosine down to 0. cosine: linear up over `warmup`, cosine
-    down to 0. constant: linear up over `warmup`, then the peak.
+    one-cycle: cosine up from 1/10 of the peak over `warmup`, cosine down to 0. cosine: linear up over
+    `warmup`, cosine down to 0. constant: linear up over `warmup`, then the peak.
     """
 
     kind: str
@@ -52,7 +52,8 @@ class Schedule:
 
 
 class Optimizer:
-    """SGD with Nesterov momentum, or Adam with decoupled weight decay; masked entries are exact zeros after each step.
+    """SGD with Nesterov momentum, or Adam with decoupled weight decay; masked entries are exact zeros after
+    each step.
 
     Args:
         parameters: what to train.

@@ -1,8 +1,8 @@
 """Compile a graph for concrete input shapes into a flat list of closures over numbered slots.
 
-The graph is walked once with example tensors. A node whose operands are all known (constants, shapes, scalars that
-steer the graph) is computed right then and becomes a constant; an If with a known condition is replaced by its branch;
-everything else becomes one step. Slots are released after their last use.
+The graph is walked once with example tensors. A node whose operands are all known (constants, shapes, scalars
+that steer the graph) is computed right then and becomes a constant; an If with a known condition is replaced
+by its branch; everything else becomes one step. Slots are released after their last use.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ class Setting:
 
 
 def to_tensor(array: Array) -> Tensor:
-    """A CPU tensor of a stored array: float32 for every floating type, torch's nearest type for the others."""
+    """A CPU tensor of a stored array: float32 for every floating type, torch's nearest type for the
+    others."""
     if is_float_array(array):
         return torch.from_numpy(np.array(array, dtype=np.float32))
     if array.dtype.name in ("uint16", "uint32", "uint64"):
@@ -200,10 +201,11 @@ class _Compiler:
                 emit = build(replace(call, training=True))
         except (Unsupported, RuntimeError, ValueError, IndexError, TypeError) as error:
             shapes = ", ".join("-" if v is None else str(list(v.tensor.shape)) for v in values)
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise AdapterError(
-                f"The torch adapter cannot run node {node.label!r} ({node.op_type}, operand shapes {shapes}): "
-                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. "
-                "Retrain with `--adapter command` and your own training program if this model must stay as it is."
+                f"The torch adapter cannot run node {node.label!r} ({node.op_type}, operand shapes "
+                f"{shapes}): {reason}. Retrain with "
+                "`--adapter command` and your own training program if this model must stay as it is."
             ) from error
         several = isinstance(result, tuple)
         results = result if several else (result,)
@@ -222,7 +224,7 @@ class _Compiler:
             writes.append(value.slot)
             if name:
                 scope[name] = value
-        # An operand that is the same known value in several steps is moved to the device once per step; they are small.
+        # A known value that several steps read gets a slot for each; such values are small.
         reads = tuple(self.slot_of(value) for value in operands)
         self.steps.append(_Step(emit.kernel, reads, tuple(writes), several))
 

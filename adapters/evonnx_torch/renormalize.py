@@ -1,9 +1,11 @@
-"""Put a trainable normalisation back behind convolutions whose own was folded away, for the time of retraining.
+"""Put a trainable normalisation back behind convolutions whose own was folded away, for the time of
+retraining.
 
-y = w * x + b becomes scale * (w * x - mean) / sqrt(var + eps) + shift. With mean and variance taken from a batch,
-scale = sqrt(var + eps) and shift = mean + b, the function is unchanged at the start. Folding it back is exact:
-w' = w * scale / sqrt(var + eps), b' = shift - mean * scale / sqrt(var + eps). Zero weights stay zero. A convolution
-without a bias of its own cannot take the shift, so it is left alone; the graph never changes.
+y = w * x + b becomes scale * (w * x - mean) / sqrt(var + eps) + shift. With mean and variance taken from a
+batch, scale = sqrt(var + eps) and shift = mean + b, the function is unchanged at the start. Folding it back
+is exact: w' = w * scale / sqrt(var + eps), b' = shift - mean * scale / sqrt(var + eps). Zero weights stay
+zero. A convolution without a bias of its own cannot take the shift, so it is left alone; the graph never
+changes.
 """
 
 from __future__ import annotations

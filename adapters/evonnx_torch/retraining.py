@@ -114,7 +114,8 @@ def _options(request: RetrainRequest) -> dict[str, str]:
     for name, value in chosen.items():
         if value not in _CHOICES[name]:
             raise AdapterError(
-                f"The torch adapter's option {name!r} is {value!r}; it must be one of {', '.join(_CHOICES[name])}."
+                f"The torch adapter's option {name!r} is {value!r}; "
+                f"it must be one of {', '.join(_CHOICES[name])}."
             )
     return chosen
 
@@ -135,7 +136,8 @@ def _check_masks(module: OnnxModule, masks: Masks) -> None:
         if constant is None or constant.shape != mask.shape:
             shape = "no such tensor" if constant is None else f"shape {list(constant.shape)}"
             raise AdapterError(
-                f"There is a mask of shape {list(mask.shape)} for {name!r}, but the model has {shape} under that name."
+                f"There is a mask of shape {list(mask.shape)} for {name!r}, "
+                f"but the model has {shape} under that name."
             )
 
 

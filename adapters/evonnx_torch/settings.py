@@ -71,7 +71,8 @@ def resolve(
         actual: size of the batches that the task gives when asked for that.
         teacher: whether there is an ancestor to learn from.
         values_only: the loss compares values, not class distributions.
-        bare_and_deep: many layers without normalisation, whose gradients differ much in scale: Adam copes with that.
+        bare_and_deep: many layers without normalisation, whose gradients differ much in scale: Adam copes
+            with that.
 
     Raises:
         AdapterError: a name is unknown or a number out of range.
@@ -86,10 +87,9 @@ def resolve(
     ):
         if name not in names:
             raise AdapterError(f"Unknown {what} {name!r}; the torch adapter has: {', '.join(names)}.")
+    peak = 0.001 if optimizer == "adam" else 0.02 if values_only else 0.05
     # Steps are noisier with small batches; the square root keeps their variance about equal.
-    usual = (0.001 if optimizer == "adam" else 0.05 if not values_only else 0.02) * min(
-        1.0, batch_size / 128
-    ) ** 0.5
+    usual = peak * min(1.0, actual / 128) ** 0.5
     settings = Settings(
         epochs=budget.epochs,
         batch_size=batch_size,

@@ -1,8 +1,8 @@
 """The ancestor as teacher: its outputs for each example, computed once where examples come back.
 
-Batches carry no example numbers, so examples are recognised by their content. The cache is filled in one pass in the
-data's own order with a fixed batch size: then what is remembered does not depend on which retraining came first, and a
-resumed run gives the same bits.
+Batches carry no example numbers, so examples are recognised by their content. The cache is filled in one pass
+in the data's own order with a fixed batch size: then what is remembered does not depend on which retraining
+came first, and a resumed run gives the same bits.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ _PROBE_BATCHES = 4
 _STATISTICS_BATCHES = 50
 """Batches from which norm statistics are re-estimated."""
 SMALLEST_NORM_BATCH = 32
-"""Statistics of fewer examples are so noisy that learning from a teacher makes a network worse, not better."""
+"""Statistics of fewer examples are so noisy that learning from a teacher makes a network worse, not
+better."""
 
 
 class Diverged(Exception):
@@ -122,8 +123,8 @@ class Trainer:
         before = self._probe()
         if not math.isfinite(before):
             raise AdapterError(
-                "The loss is not finite before the first training step: the model or the data holds NaN or infinite "
-                "values, or values far out of range. Check them with `evonnx evaluate`."
+                "The loss is not finite before the first training step: the model or the data holds NaN or "
+                "infinite values, or values far out of range. Check them with `evonnx evaluate`."
             )
         original = snapshot(self._state())
         for factor in (1.0, _MUCH_GENTLER):
@@ -141,7 +142,8 @@ class Trainer:
             self.renormalization.fold()
 
     def _attempt(self, factor: float, reference: float) -> float:
-        """Train at `factor` times the learning rate; the loss afterwards, infinite if weights are not finite."""
+        """Train at `factor` times the learning rate; the loss afterwards, infinite if weights are not
+        finite."""
         self.history.clear()
         trained, decayed = self._trained()
         optimizer = Optimizer(
@@ -178,8 +180,8 @@ class Trainer:
                 if retries > _RETRIES:
                     raise AdapterError(
                         f"Retraining diverged {retries} times, the last time at learning rate "
-                        f"{settings.learning_rate * factor:.2g} ({reason}). Set a lower `learning_rate`, or use the "
-                        "adam optimizer."
+                        f"{settings.learning_rate * factor:.2g} ({reason}). Set a lower `learning_rate`, "
+                        "or use the adam optimizer."
                     ) from None
                 factor *= _GENTLER
                 self.notes.append(
@@ -236,8 +238,9 @@ class Trainer:
                 loss = self.objective(part) * (part.size / size)
             if not loss.requires_grad:
                 raise AdapterError(
-                    "The loss depends on no trainable weight of the model: weights in control-flow branches stay as "
-                    "they are, and no other weight lies between the inputs and the outputs that the loss reads."
+                    "The loss depends on no trainable weight of the model: weights in control-flow branches "
+                    "stay as they are, and no other weight lies between the inputs and the outputs that the "
+                    "loss reads."
                 )
             loss.backward()  # type: ignore[no-untyped-call]
             detached = loss.detach()

@@ -1,8 +1,8 @@
 """What an operator's builder sees and returns.
 
-A program is compiled for concrete input shapes, so a builder knows the shape of every operand and the value of every
-operand that depends on shapes and constants alone. It works all of that out once and returns a closure over what is
-left; nothing is parsed, looked up or synchronised per step.
+A program is compiled for concrete input shapes, so a builder knows the shape of every operand and the value
+of every operand that depends on shapes and constants alone. It works all of that out once and returns a
+closure over what is left; nothing is parsed, looked up or synchronised per step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Value:
-    """An operand while compiling: an example tensor, and whether its content is known (host) or data (device)."""
+    """An operand while compiling: an example tensor, and whether its content is known (host) or data
+    (device)."""
 
     tensor: Tensor
     known: bool
@@ -49,7 +50,8 @@ class NormState:
 
 @dataclass(frozen=True)
 class Renorm:
-    """A normalisation put behind a convolution for retraining: all tensors have one entry per output channel."""
+    """A normalisation put behind a convolution for retraining: all tensors have one entry per output
+    channel."""
 
     scale: Tensor
     shift: Tensor
@@ -107,7 +109,8 @@ class Call:
 
     def known(self, index: int) -> bool:
         """Whether an operand's content follows from constants and input shapes."""
-        return self.has(index) and bool(self.inputs[index] and self.inputs[index].known)  # type: ignore[union-attr]
+        value = self.inputs[index] if index < len(self.inputs) else None
+        return value is not None and value.known
 
     def content(self, index: int) -> Tensor:
         """A known operand's content, on the CPU."""

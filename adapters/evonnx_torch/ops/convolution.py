@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,8 +18,12 @@ from evonnx_torch.ops._base import (
     torch_pads,
 )
 
-_CONV: dict[int, Any] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSED: dict[int, Any] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+_CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED: dict[int, Callable[..., Tensor]] = {
+    1: F.conv_transpose1d,
+    2: F.conv_transpose2d,
+    3: F.conv_transpose3d,
+}
 
 
 def _spatial(call: Call) -> int:
@@ -39,15 +43,15 @@ def conv(call: Call) -> Emit:
     begins, ends = spatial_pads(call, call.shape(0)[2:], call.shape(1)[2:], strides, dilations)
     symmetric = begins == ends and min(begins) >= 0
     padding = tuple(begins) if symmetric else (0,) * dims
-    explicit = None if symmetric else torch_pads(begins, ends)
+    explicit = torch_pads(begins, ends)
 
     def plain(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-        return convolve(x, w, b, strides, padding, dilations, groups)  # type: ignore[no-any-return]
+        return convolve(x, w, b, strides, padding, dilations, groups)
 
     def padded(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-        return convolve(F.pad(x, explicit), w, b, strides, padding, dilations, groups)  # type: ignore[no-any-return, arg-type]
+        return convolve(F.pad(x, explicit), w, b, strides, padding, dilations, groups)
 
-    kernel = plain if explicit is None else padded
+    kernel = plain if symmetric else padded
     if call.renorm is None:
         return call.emit(kernel)
     norm = normalise(call.renorm, call.norm, call.training)
@@ -55,7 +59,7 @@ def conv(call: Call) -> Emit:
     return call.emit(lambda x, w: norm(kernel(x, w)), 0, 1)
 
 
-def normalise(renorm: Renorm, state: NormState, training: bool) -> Any:
+def normalise(renorm: Renorm, state: NormState, training: bool) -> Callable[[Tensor], Tensor]:
     """The closure of a normalisation that was put behind a convolution."""
     mean, variance, scale, shift, eps = renorm.mean, renorm.variance, renorm.scale, renorm.shift, renorm.eps
 
@@ -88,7 +92,7 @@ def conv_transpose(call: Call) -> Emit:
         padding = tuple(begins)
 
         def symmetric(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-            return deconvolve(x, w, b, strides, padding, extra, groups, dilations)  # type: ignore[no-any-return]
+            return deconvolve(x, w, b, strides, padding, extra, groups, dilations)
 
         return call.emit(symmetric)
     crop = torch_pads([-p for p in begins], [-p for p in ends])

@@ -1,4 +1,5 @@
-"""Element-wise arithmetic, comparisons, logic, casts and activations; broadcasting is numpy's, as torch's is."""
+"""Element-wise arithmetic, comparisons, logic, casts and activations; broadcasting is numpy's, as torch's
+is."""
 
 from __future__ import annotations
 

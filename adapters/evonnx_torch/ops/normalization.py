@@ -1,4 +1,5 @@
-"""Normalisations. BatchNormalization uses batch statistics in training and updates the running ones in place."""
+"""Normalisations. BatchNormalization uses batch statistics in training and updates the running ones in
+place."""
 
 from __future__ import annotations
 

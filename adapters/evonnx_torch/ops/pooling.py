@@ -1,8 +1,9 @@
-"""Pooling. What torch cannot pad or count as ONNX does is padded explicitly or divided by a constant count map."""
+"""Pooling. What torch cannot pad or count as ONNX does is padded explicitly or divided by a constant count
+map."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +11,13 @@ from torch import Tensor
 
 from evonnx_torch.ops._base import Call, Emit, Unsupported, builder, spatial_pads, torch_pads
 
-_MAX: dict[int, Any] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-_AVERAGE: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_MAX: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_AVERAGE: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
 class _Window:
-    """Kernel, strides, dilations and padding per spatial axis; `tail` is what ceil_mode adds after the end pads."""
+    """Kernel, strides, dilations and padding per spatial axis; `tail` is what ceil_mode adds after the end
+    pads."""
 
     def __init__(self, call: Call) -> None:
         sizes = call.shape(0)[2:]
@@ -82,7 +84,7 @@ def average_pool(call: Call) -> Emit:
     correction = (1.0 / pool(ones, kernel, strides)).to(call.example(0).device)
 
     def kernel_(x: Tensor) -> Tensor:
-        return pool(F.pad(x, pads), kernel, strides) * correction  # type: ignore[no-any-return]
+        return pool(F.pad(x, pads), kernel, strides) * correction
 
     return call.emit(kernel_)
 

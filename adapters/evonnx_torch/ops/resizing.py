@@ -1,7 +1,8 @@
 """Resize and Upsample: separable interpolation.
 
-Coordinates are worked out per axis as ONNX defines them. Where torch's own interpolation gives the same coordinates it
-is used; else nearest is an index per axis and linear or cubic a small constant matrix per axis.
+Coordinates are worked out per axis as ONNX defines them. Where torch's own interpolation gives the same
+coordinates it is used; else nearest is an index per axis and linear or cubic a small constant matrix per
+axis.
 """
 
 from __future__ import annotations

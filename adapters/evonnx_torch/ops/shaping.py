@@ -1,4 +1,5 @@
-"""Shapes and layouts. Shape and Size are known once input shapes are, so what is computed from them is a constant."""
+"""Shapes and layouts. Shape and Size are known once input shapes are, so what is computed from them is a
+constant."""
 
 from __future__ import annotations
 
