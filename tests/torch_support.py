@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import onnx
 import onnxruntime as ort
+from graph_builder import Builder
 from onnx import TensorProto, numpy_helper
 
 from evonnx.network import Array
@@ -90,3 +91,52 @@ class ArrayTask:
 
     def score(self, split: str, outputs: Iterator[tuple[Batch, Mapping[str, Array]]]) -> float:
         raise NotImplementedError
+
+
+def with_arrays(model: onnx.ModelProto, arrays: Mapping[str, Array]) -> onnx.ModelProto:
+    """A copy with some initializers replaced."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.name in arrays:
+            array = np.ascontiguousarray(arrays[tensor.name], dtype=numpy_helper.to_array(tensor).dtype)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return copy
+
+
+def deep_residual(seed: int = 0, channels: int = 8, blocks: int = 4) -> onnx.ModelProto:
+    """Images (n, 1, 8, 8) to 10 logits: a stem and residual blocks, every convolution with its norm."""
+    b = Builder(["n", 1, 8, 8], seed=seed)
+
+    def unit(x: str, inputs: int) -> str:
+        return b.batch_norm(b.conv(x, inputs, channels, bias=False), channels)
+
+    y = b.node("Relu", unit("x", 1))
+    for _ in range(blocks):
+        y = b.node("Relu", b.node("Add", unit(b.node("Relu", unit(y, channels)), channels), y))
+    y = b.gemm(b.node("Flatten", b.node("GlobalAveragePool", y)), channels, 10)
+    b.output(y, ["n", 10], "y")
+    return b.model()
+
+
+def fold_norms(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Every BatchNormalization folded into the convolution before it, as exporters do."""
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    norms = {node.input[0]: node for node in model.graph.node if node.op_type == "BatchNormalization"}
+    folded = onnx.ModelProto()
+    folded.CopyFrom(model)
+    del folded.graph.node[:], folded.graph.initializer[:]
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization":
+            continue
+        copy = folded.graph.node.add()
+        copy.CopyFrom(node)
+        if (norm := norms.get(node.output[0])) is not None:
+            scale, shift, mean, variance = (arrays.pop(name) for name in norm.input[1:])
+            ratio = scale / np.sqrt(variance + 1e-5)
+            arrays[node.input[1]] = arrays[node.input[1]] * ratio[:, None, None, None]
+            arrays[f"{node.input[1]}.bias"] = shift - mean * ratio
+            copy.input.append(f"{node.input[1]}.bias")
+            copy.output[0] = norm.output[0]
+    folded.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in arrays.items())
+    return folded
