@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Literal, Protocol, TypeVar, cast
+from typing import Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,6 +198,15 @@ Trait = Callable[[Block], Floats]
 at."""
 
 
+@runtime_checkable
+class Tabled(Protocol):
+    """A trait that looks x up in a table."""
+
+    def through(self, function: Callable[[Floats], Floats]) -> Trait:
+        """The trait whose table is a function of this one's, element by element."""
+        ...
+
+
 @dataclass(frozen=True)
 class Expression:
     """What a strength makes of a parent: x in [0, 1] for synapses and clusters, larger for stronger ones."""
@@ -297,7 +306,22 @@ class Genome:
 
     def synapse_log_probability(self, block: Block) -> Floats:
         """log P(synapse given cluster), equation 5, of a block: shape (R, I, K); of no meaning where dead."""
-        log_p = self.traits[block.name](block) - np.float32(1)
+        return self._log_probability(self.traits[block.name](block))
+
+    def synapse_survival(self, block: Block, log_factor: float) -> Floats:
+        """min(1, F P(synapse given cluster)) of a block: shape (R, I, K); of no meaning where dead."""
+
+        def survival(x: Floats) -> Floats:
+            log_p = self._log_probability(x)
+            log_p += np.float32(log_factor)
+            return np.asarray(np.exp(np.minimum(log_p, 0, out=log_p), out=log_p))
+
+        trait = self.traits[block.name]
+        # Where x comes from a table, the table is worked on instead of every synapse.
+        return trait.through(survival)(block) if isinstance(trait, Tabled) else survival(trait(block))
+
+    def _log_probability(self, x: Floats) -> Floats:
+        log_p = x - np.float32(1)
         if self.encoding.synapse_selectivity != 1:
             log_p /= np.float32(self.encoding.synapse_selectivity)
         return log_p

@@ -6,6 +6,7 @@ Precedence: connectivity floor > bound > expectation. A draw is repaired where i
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -160,10 +161,14 @@ class _Draft:
 
     def __init__(self, solution: Solution, rng: np.random.Generator) -> None:
         self.solution = solution
+        self.start = copy.deepcopy(rng)
+        self._draw(rng)
+
+    def _draw(self, rng: np.random.Generator) -> None:
         self.rng = rng
         self.alive = self._draw_clusters()
         self.masks: Canonical = {}
-        for name in solution.network.weights:
+        for name in self.solution.network.weights:
             self._draw_synapses(name)
 
     def _draw_clusters(self) -> Mask:
@@ -217,14 +222,15 @@ class _Draft:
         self._close()
         if not solution.factor.hard or self._excess() <= 0:
             return notes
-        drawn = {name: mask.copy() for name, mask in self.masks.items()}, self.alive.copy()
         self._trim([])
         if self._excess() <= 0 and not self._cut():
             return notes
         for fewest in (False, True):
-            self.masks, self.alive = {name: mask.copy() for name, mask in drawn[0].items()}, drawn[1].copy()
+            # The same draw again, rather than a copy of it kept for a case this rare.
+            self._draw(copy.deepcopy(self.start))
             links = self._chain(fewest)
             self._wake(links)
+            self._close()
             self._trim(links)
             if self._excess() <= 0:
                 return notes

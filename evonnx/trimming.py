@@ -32,7 +32,7 @@ def _codes(
     probability *= layer.spread(pressure.cluster_survival, block.rows)
     codes = probability.reshape(-1).view(np.uint32)
     codes >>= np.uint32(_DROPPED_BITS)
-    codes[~masks[block.name][block.rows].reshape(-1)] = _SPARED
+    np.copyto(codes, _SPARED, where=~masks[block.name][block.rows].reshape(-1))
     spared = protected.get(block.name)
     if spared is not None:
         here = spared - block.rows.start * block.live[0].size

@@ -56,31 +56,28 @@ def close(network: Network, coupling: Coupling, masks: Mapping[str, Bools]) -> C
         )
         for name, weight in network.weights.items()
     }
-    slices = {name: np.any(mask, axis=2) for name, mask in canonical.items()}
+    slices = {name: _slices(np.asarray(mask, dtype=np.bool_)) for name, mask in canonical.items()}
     dead = _dead_wires(network, coupling, slices)
     closed = {}
     for name, weight in network.weights.items():
-        wires = coupling.weight_wires[name]
-        alive = _survivors(weight, wires, ~dead)
-        mask = np.asarray(canonical[name], dtype=np.bool_)
-        closed[name] = np.ascontiguousarray(weight.from_canonical(mask if alive is None else mask & alive))
+        # What is left of the slices is what no dead wire took.
+        alive = slices[name][:, :, None]
+        mask = alive if weight.taps == 1 else np.asarray(canonical[name], dtype=np.bool_) & alive
+        closed[name] = np.ascontiguousarray(weight.from_canonical(mask), dtype=np.bool_)
     alive_per_class = np.zeros(coupling.n_classes, dtype=np.bool_)
     alive_per_class[coupling.wire_class[~dead]] = True
     layers = _dead_layers(network, coupling, closed)
     return Closure(closed, ~alive_per_class, _dead_vectors(coupling, dead, layers), layers)
 
 
-def _survivors(weight: Weight, wires: WeightClasses, alive: Bools) -> Bools | None:
-    """Shape (O, I, 1): False where a dead wire takes the synapse; None if all stay."""
-    rows, columns = alive[wires.output], alive[wires.input]
-    if rows.all() and columns.all():
-        return None
-    per_row = np.repeat(columns, weight.outputs // weight.groups, axis=0)
-    return (rows[:, None] & per_row)[:, :, None]
+def _slices(mask: Bools) -> Bools:
+    """Which (o, i) slices have a live synapse: shape (O, I), an array of its own, from (O, I, K)."""
+    return mask[:, :, 0].copy() if mask.shape[2] == 1 else np.asarray(np.any(mask, axis=2))
 
 
 def _dead_wires(network: Network, coupling: Coupling, slices: dict[str, Bools]) -> Bools:
-    """The fixed point, shape (n_wires,). `slices`: (O, I) per weight, True where a live synapse is; consumed.
+    """The fixed point, shape (n_wires,). `slices`: (O, I) per weight, True where a live synapse is; what dies
+    is taken out.
 
     Per wire, the live slices that produce and that consume it are counted once and then only counted down:
     every row and column is visited when its wire dies, so the work is linear in the number of slices.

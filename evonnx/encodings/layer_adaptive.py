@@ -12,8 +12,8 @@ sums of squares, ranks, and a look-up from bits to x. Weights that agree to 11 b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,10 @@ class Lookup:
         codes = _codes(block, self.scale)
         # Codes below the first are dead synapses: differences wrap round and are clipped to the far end.
         return np.take(self.values, codes - np.uint32(self.first), mode="clip")
+
+    def through(self, function: Callable[[Floats], Floats]) -> Lookup:
+        """The look-up of a function of the values."""
+        return replace(self, values=function(self.values))
 
 
 @dataclass(frozen=True)

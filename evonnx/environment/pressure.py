@@ -35,9 +35,7 @@ def survival(genome: Genome, pressure: Pressure, block: Block) -> Floats:
     log_factor = pressure.synapse_log_factor[block.name]
     if log_factor == math.inf:
         return np.ones(block.live.shape, dtype=np.float32)
-    log_p = genome.synapse_log_probability(block)
-    log_p += np.float32(log_factor)
-    return np.asarray(np.exp(np.minimum(log_p, 0, out=log_p), out=log_p))
+    return genome.synapse_survival(block, log_factor)
 
 
 def solve_pressure(
