@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -111,3 +112,10 @@ def accepted_chunk(module: OnnxModule, batch: Batch, taps: tuple[str, ...]) -> i
         if got.shape != want.shape or (got - want).abs().max() > 1e-4 * want.abs().max() + 1e-6:
             return declared
     return None
+
+
+def activation_bytes(module: OnnxModule, batch: Batch, chunk: int | None, taps: tuple[str, ...]) -> int:
+    """Bytes of all tensors that one example's forward pass makes, at least 1."""
+    part = next(chunks(module, batch, chunk))
+    module.eval()
+    return max(1, math.ceil(module.activation_elements(part.inputs, taps) * 4 / part.size))

@@ -151,11 +151,18 @@ class _Compiler:
                 scope[name] = self.leaf(self.leaves[name])
             else:
                 scope[name] = Value(to_tensor(array), known=True)
-        for node in _ancestors(graph, outputs):
+        nodes = _ancestors(graph, outputs)
+        last = {name: place for place, node in enumerate(nodes) for name in node.reads()}
+        for place, node in enumerate(nodes):
             if node.op_type == "If":
                 self._branch(node, scope)
             else:
                 self._node(node, graph.opset, scope)
+            for name in node.reads():
+                value = scope[name]
+                if last[name] == place and not value.known and value.slot in self.owned:
+                    # Only its shape is of interest from here on; all examples together would fill the memory.
+                    scope[name] = replace(value, tensor=value.tensor.to("meta"))
 
     def _branch(self, node: Node, scope: dict[str, Value]) -> None:
         condition = scope[node.inputs[0]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -18,7 +17,7 @@ from evonnx.masks import Masks
 from evonnx.network import Array
 from evonnx.onnx_io import load_model
 from evonnx.task import Batch, Task
-from evonnx_torch.feeding import accepted_chunk, chunks
+from evonnx_torch.feeding import accepted_chunk, activation_bytes, chunks
 from evonnx_torch.module import OnnxModule
 from evonnx_torch.objective import Objective, loss_heads
 from evonnx_torch.renormalize import Renormalization, is_bare_and_deep, wanted
@@ -32,8 +31,6 @@ _CHOICES = {
     "precision": ("auto", "fp32", "amp"),
     "device": ("auto", "cpu", "cuda"),
 }
-_FEW = 16
-"""Examples for a first look at what the graph accepts."""
 _WORTH_MIXING = 1_000_000
 """Parameters from which on mixed precision pays; smaller networks are bound by launch times."""
 
@@ -66,12 +63,13 @@ def _retrain(
         return RetrainResult(_masked(_originals(module), request.masks))
     _apply_masks(module, request.masks)
     heads = loss_heads(module.graph, request.task.loss)
-    few = _first_batch(request.task, _FEW)
+    few = _first_batch(request.task, max(4, 2 * (module.declared_batch or 1)))
     taps = tuple(head.tap for head in heads)
     chunk = accepted_chunk(module, few, taps)
     teacher = _teacher(request, teachers, device) if request.ancestor is not None else None
-    activation_bytes = _activation_bytes(module, few, chunk, taps)
-    batch_size = choose_batch_size(request.budget, request.task.size("train"), activation_bytes)
+    batch_size = choose_batch_size(
+        request.budget, request.task.size("train"), activation_bytes(module, few, chunk, taps)
+    )
     renormalization = _renormalize(module, request, options["renormalize"], batch_size, chunk)
     # A task may give smaller batches than it is asked for.
     first = _first_batch(request.task, batch_size)
@@ -164,13 +162,6 @@ def _first_batch(task: Task, size: int) -> Batch:
     for batch in task.batches("train", size):
         return batch
     raise AdapterError(f"Task {task.name!r} has no training examples, so there is nothing to retrain on.")
-
-
-def _activation_bytes(module: OnnxModule, batch: Batch, chunk: int | None, taps: tuple[str, ...]) -> int:
-    """Activations of one example's forward pass."""
-    part = next(chunks(module, batch, chunk))
-    module.eval()
-    return math.ceil(module.activation_elements(part.inputs, taps) * 4 / part.size)
 
 
 def _teacher(request: RetrainRequest, teachers: dict[object, object], device: torch.device) -> Teacher:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -20,12 +21,14 @@ def deterministic(seed: int, threads: int | None, device: torch.device) -> Itera
 
     Results are equal bit for bit between processes only if the thread count is equal.
     """
+    debugging: Any = torch.utils.deterministic  # its only attribute is made at run time
     before = (
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.backends.cudnn.benchmark,
         torch.is_grad_enabled(),
+        debugging.fill_uninitialized_memory,
     )
     if device.type == "cuda":
         # cuBLAS reads it when its first handle is made.
@@ -36,6 +39,8 @@ def deterministic(seed: int, threads: int | None, device: torch.device) -> Itera
             torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True)
+        # A debugging aid that writes all memory twice.
+        debugging.fill_uninitialized_memory = False
         with torch.random.fork_rng(devices), torch.enable_grad():
             torch.manual_seed(seed)
             yield
@@ -45,3 +50,4 @@ def deterministic(seed: int, threads: int | None, device: torch.device) -> Itera
         torch.use_deterministic_algorithms(before[1], warn_only=before[2])
         torch.backends.cudnn.benchmark = before[3]
         torch.set_grad_enabled(before[4])
+        debugging.fill_uninitialized_memory = before[5]

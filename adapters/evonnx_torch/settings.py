@@ -16,6 +16,9 @@ _STEPS_PER_EPOCH = 32
 _BATCHES = (128, 16)
 """Largest and smallest batch chosen for the number of examples (memory may ask for less)."""
 
+_PEAKS = {("sgd", False): 0.1, ("sgd", True): 0.02, ("adam", False): 0.002, ("adam", True): 0.001}
+"""Peak learning rate by optimizer and by whether the loss compares values (class distributions take more)."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -87,7 +90,7 @@ def resolve(
     ):
         if name not in names:
             raise AdapterError(f"Unknown {what} {name!r}; the torch adapter has: {', '.join(names)}.")
-    peak = 0.001 if optimizer == "adam" else 0.02 if values_only else 0.05
+    peak = _PEAKS[optimizer, values_only]
     # Steps are noisier with small batches; the square root keeps their variance about equal.
     usual = peak * min(1.0, actual / 128) ** 0.5
     settings = Settings(

@@ -16,13 +16,15 @@ from torch import Tensor
 
 from evonnx.network import Array
 from evonnx.task import Task
-from evonnx_torch.feeding import accepted_chunk, chunks
+from evonnx_torch.feeding import accepted_chunk, activation_bytes, chunks
 from evonnx_torch.heads import Head
 from evonnx_torch.module import OnnxModule
 
 _CACHE_BYTES = 256 * 2**20
 _PASS = 128
-"""Examples per forward pass while filling the cache."""
+"""Most examples per forward pass while filling the cache."""
+_ACTIVATION_BYTES = 2**30
+"""Most activations of one such pass. Its size depends on the ancestor alone, never on the student."""
 
 
 class Teacher:
@@ -37,7 +39,6 @@ class Teacher:
         self._rows: dict[bytes, int] = {}
         self._kept: list[Tensor] = []
         self._chunk: int | None = None
-        self._probed = False
 
     def __call__(
         self, arrays: Mapping[str, Array], inputs: Mapping[str, Tensor], size: int
@@ -59,10 +60,8 @@ class Teacher:
         examples = task.size("train")
         kept: list[list[Tensor]] = [[] for _ in self._taps]
         rows: dict[bytes, int] = {}
-        for batch in task.batches("train", _PASS):
-            if not self._probed:
-                self._chunk = accepted_chunk(self.module, batch, self._taps)
-                self._probed = True
+        size = self._pass_size(task)
+        for batch in task.batches("train", size):
             for chunk in chunks(self.module, batch, self._chunk):
                 keys = _keys(chunk.arrays, chunk.size)
                 with torch.no_grad():
@@ -81,6 +80,13 @@ class Teacher:
                     store.append(part[fresh].cpu())
         self._rows, self._kept = rows, [torch.cat(store) for store in kept]
         return bool(rows)
+
+    def _pass_size(self, task: Task) -> int:
+        few = next(iter(task.batches("train", max(4, 2 * (self.module.declared_batch or 1)))))
+        self._chunk = accepted_chunk(self.module, few, self._taps)
+        return max(
+            1, min(_PASS, _ACTIVATION_BYTES // activation_bytes(self.module, few, self._chunk, self._taps))
+        )
 
 
 def _keys(arrays: Mapping[str, Array], size: int) -> list[bytes] | None:
