@@ -12,6 +12,9 @@ from evonnx.environment.pressure import Pressure, survival
 from evonnx.genome import Block, Genome
 from evonnx.masks import Mask
 
+_LOOK_AGAIN = 1 << 18
+"""Candidates after which the bar for being one is lowered."""
+
 Canonical = dict[str, Mask]
 """Masks in the canonical view (O, I, K)."""
 Protected = Mapping[str, NDArray[np.int64]]
@@ -64,39 +67,41 @@ def trim_synapses(
         rng: draws among ties.
     """
 
-    def count(block: Block) -> tuple[int, NDArray[np.intp]]:
-        codes = _codes(genome, pressure, masks, protected, block)
-        first = int(codes.min())
-        return first, np.bincount((codes - np.uint32(first)).astype(np.intp))
-
     amounts = np.zeros(_SPARED + 1)
+    cap = _SPARED - 1
+    found: list[tuple[str, int, NDArray[np.intp], NDArray[np.uint32]]] = []
+    looked_at = 0
+
+    def candidates(block: Block) -> tuple[str, int, NDArray[np.intp], NDArray[np.uint32]]:
+        codes = _codes(genome, pressure, masks, protected, block)
+        places = np.flatnonzero(codes <= cap)
+        return block.name, block.rows.start * block.live[0].size, places, codes[places]
+
+    # One pass: what lies above the least probable `excess` seen so far need not be remembered. A thread that
+    # reads an older cap remembers more than it must, which the last filter drops.
     for name in masks:
-        for first, counted in genome.parent.map(name, count):
-            amounts[first : first + len(counted)] += counted * prices[name]
-    amounts[_SPARED] = 0
+        for entry in genome.parent.map(name, candidates):
+            found.append(entry)
+            np.add.at(amounts, entry[3], prices[name])
+            looked_at += len(entry[3])
+            if looked_at >= _LOOK_AGAIN:
+                cap, looked_at = min(cap, int(np.searchsorted(np.cumsum(amounts), excess))), 0
     below = np.cumsum(amounts)
     last = min(int(np.searchsorted(below, excess)), _SPARED)
     wanted = excess - (below[last - 1] if last else 0.0)
     tied = amounts[last]
-
-    def candidates(block: Block) -> tuple[int, NDArray[np.intp], NDArray[np.bool_]]:
-        codes = _codes(genome, pressure, masks, protected, block)
-        places = np.flatnonzero(codes <= min(last, _SPARED - 1))
-        return block.rows.start * block.live[0].size, places, codes[places] == last
-
-    for name in masks:
+    for name, start, places, codes in found:
         price = prices[name]
         flat = masks[name].reshape(-1)
-        for start, places, tie in genome.parent.map(name, candidates):
-            flat[places[~tie] + start] = False
-            ties = places[tie] + start
-            if len(ties) == 0 or wanted <= 0 or price == 0:
-                continue
-            # This block's fair part of what the ties have to give; the last block's part is all that is left.
-            part = min(len(ties), int(np.ceil(wanted * min(1.0, len(ties) * price / tied) / price - 1e-9)))
-            flat[rng.choice(ties, size=part, replace=False)] = False
-            wanted -= part * price
-            tied -= len(ties) * price
+        flat[places[codes < last] + start] = False
+        ties = places[codes == last] + start
+        if len(ties) == 0 or wanted <= 0 or price == 0:
+            continue
+        # This block's fair part of what the ties have to give; the last block's part is all that is left.
+        part = min(len(ties), int(np.ceil(wanted * min(1.0, len(ties) * price / tied) / price - 1e-9)))
+        flat[rng.choice(ties, size=part, replace=False)] = False
+        wanted -= part * price
+        tied -= len(ties) * price
 
 
 def trim_clusters(
