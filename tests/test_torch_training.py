@@ -39,6 +39,7 @@ from evonnx_torch.module import OnnxModule  # noqa: E402
 from evonnx_torch.objective import Objective  # noqa: E402
 from evonnx_torch.optim import Average, Optimizer, Schedule  # noqa: E402
 from evonnx_torch.renormalize import Renormalization, candidates, wanted  # noqa: E402
+from evonnx_torch.settings import choose_batch_size, resolve  # noqa: E402
 
 BUDGET = TrainingBudget(epochs=1, batch_size=32, threads=1)
 
@@ -424,6 +425,41 @@ def test_schedules_stay_between_zero_and_their_peak(kind: str, steps: int, warmu
     top = int(np.argmax(rates))
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("given_size", "examples", "activation_bytes", "size"),
+    [
+        (None, 60_000, 1000, 128),
+        (None, 1300, 1000, 32),
+        (None, 50, 1000, 16),
+        (None, 60_000, 2**26, 16),
+        (None, 60_000, 2**40, 1),
+        (77, 50, 2**40, 77),
+    ],
+)
+def test_batches_fit_data_and_memory(
+    given_size: int | None, examples: int, activation_bytes: int, size: int
+) -> None:
+    assert choose_batch_size(TrainingBudget(batch_size=given_size), examples, activation_bytes) == size
+
+
+def test_what_the_budget_names_is_what_is_used() -> None:
+    budget = TrainingBudget(
+        epochs=3, batch_size=8, learning_rate=0.3, optimizer="adam", weight_decay=0.2, schedule="cosine",
+        warmup=0.4, clip_norm=7.0, ema_decay=0.5, distill=0.25, temperature=2.0, augment="shift",
+    )  # fmt: skip
+    settings = resolve(budget, 8, 8, teacher=True, values_only=False, bare_and_deep=False)
+    assert {name: getattr(settings, name) for name in vars(settings)} == {
+        name: getattr(budget, name) for name in vars(settings)
+    }
+    free = TrainingBudget()
+    assert resolve(free, 128, 128, teacher=True, values_only=False, bare_and_deep=True).optimizer == "adam"
+    assert resolve(free, 128, 128, teacher=False, values_only=False, bare_and_deep=False).distill == 0.0
+    gentler = resolve(free, 32, 32, teacher=True, values_only=False, bare_and_deep=False).learning_rate
+    assert (
+        gentler < resolve(free, 128, 128, teacher=True, values_only=False, bare_and_deep=False).learning_rate
+    )
 
 
 def test_average_follows_quickly_then_slowly() -> None:

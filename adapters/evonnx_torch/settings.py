@@ -16,7 +16,7 @@ _STEPS_PER_EPOCH = 32
 _BATCHES = (128, 16)
 """Largest and smallest batch chosen for the number of examples (memory may ask for less)."""
 
-_PEAKS = {("sgd", False): 0.1, ("sgd", True): 0.02, ("adam", False): 0.002, ("adam", True): 0.001}
+_PEAKS = {("sgd", False): 0.1, ("sgd", True): 0.02, ("adam", False): 0.001, ("adam", True): 0.001}
 """Peak learning rate by optimizer and by whether the loss compares values (class distributions take more)."""
 
 
