@@ -2,9 +2,9 @@
 
     python benchmarks/encodings.py [MODEL] [--gens 6] [--target 0.02] [--epochs 1] [--seeds 3]
 
-MODEL has its task file beside it; without one it is the committed LeNet-5 on digits. Every variant evolves with
-the same budget, screening and training; there is no recovery training. Printed per variant: median over seeds of
-the last offspring's figures, with the range of its validation score. Test data is not looked at.
+MODEL has its task file beside it; without one it is the committed LeNet-5 on digits. Every variant evolves
+with the same budget, screening and training; there is no recovery training. Printed per variant: median over
+seeds of the last offspring's figures, with the range of its validation score. Test data is not looked at.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Several runs of the same command with different seeds, in one table: `python summary.py RUN_DIR [RUN_DIR ...]`."""
+"""Runs of one command with different seeds, in one table: `python summary.py RUN_DIR [RUN_DIR ...]`."""
 
 from __future__ import annotations
 
