@@ -150,7 +150,7 @@ def sample(solution: Solution, rng: np.random.Generator, *, trim: bool = True) -
         masks=stored,
         expected_share=solution.pressure.expected_share,
         achieved_share=solution.factor.measure(solution.network, stored) / solution.parent_amount,
-        survivors=sum(int(mask.sum()) for mask in stored.values()),
+        survivors=sum(int(np.count_nonzero(mask)) for mask in stored.values()),
         parent_synapses=sum(solution.genome.live.values()),
         notes=tuple(notes),
     )
@@ -248,7 +248,7 @@ class _Draft:
         ]
 
     def _amount(self) -> float:
-        return sum(self.solution.prices[name] * int(mask.sum()) for name, mask in self.masks.items())
+        return sum(self.solution.prices[name] * np.count_nonzero(mask) for name, mask in self.masks.items())
 
     def _excess(self) -> float:
         return self.solution.factor.measure(self.solution.network, self.masks) - self.solution.bound

@@ -47,11 +47,16 @@ def largest(parent: Parent, name: str, measure: Measure) -> float:
     with np.errstate(invalid="ignore"):
         z = float(np.max(list(parent.map(name, of_block)), initial=0))
     if not np.isfinite(z):
-        raise ModelError(
-            f"Weight {name!r} of {parent.network.source} has NaN or infinite values, so its synapses cannot "
-            "be ranked. Give a model whose training did not diverge."
-        )
+        raise not_finite(parent, name)
     return z
+
+
+def not_finite(parent: Parent, name: str) -> ModelError:
+    """The error for a layer with weights that are not finite."""
+    return ModelError(
+        f"Weight {name!r} of {parent.network.source} has NaN or infinite values, so its synapses cannot "
+        "be ranked. Give a model whose training did not diverge."
+    )
 
 
 def express_elementwise(parent: Parent, truncation: float, measure: Measure) -> Expression:

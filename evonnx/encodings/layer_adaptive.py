@@ -18,10 +18,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from evonnx.encodings._base import largest
+from evonnx.encodings._base import largest, not_finite
 from evonnx.genome import Block, Expression, Floats, Parent
 
 _DROPPED_BITS = 12
+_NOT_FINITE = int(np.float32(np.inf).view(np.uint32)) >> _DROPPED_BITS
+"""Code of infinity; those of NaN are larger."""
 _EXACT_RANKS = 1 << 20
 
 
@@ -75,7 +77,8 @@ class _Census:
 
 
 def _take_census(parent: Parent, name: str) -> _Census:
-    scale = largest(parent, name, np.abs) or 1.0
+    double = parent.network.array(name).dtype == np.float64
+    scale = (largest(parent, name, np.abs) or 1.0) if double else 1.0
 
     def count(block: Block) -> tuple[int, NDArray[np.int64]]:
         codes = _codes(block, scale)
@@ -85,14 +88,17 @@ def _take_census(parent: Parent, name: str) -> _Census:
         first = int(live.min())
         return first, np.bincount((live - np.uint32(first)).reshape(-1).astype(np.intp))
 
-    pieces = [piece for piece in parent.map(name, count) if len(piece[1])]
-    if not pieces:
-        return _Census(0, np.zeros(1, dtype=np.int64), scale)
-    first = min(start for start, _ in pieces)
-    counts = np.zeros(max(start + len(part) for start, part in pieces) - first, dtype=np.int64)
-    for start, part in pieces:
-        counts[start - first : start - first + len(part)] += part
-    return _Census(first, counts, scale)
+    first, counts = 0, np.zeros(0, dtype=np.int64)
+    for start, part in parent.map(name, count):
+        if len(counts) == 0:
+            first, counts = start, part
+        elif len(part):
+            below, above = max(0, first - start), max(0, start + len(part) - first - len(counts))
+            first, counts = first - below, np.pad(counts, (below, above))
+            counts[start - first : start - first + len(part)] += part
+    if first + len(counts) > _NOT_FINITE:
+        raise not_finite(parent, name)
+    return _Census(first, counts if len(counts) else np.zeros(1, dtype=np.int64), scale)
 
 
 def _rank(scores: NDArray[np.floating], counts: NDArray[np.int64]) -> Floats:

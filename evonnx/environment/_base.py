@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from evonnx.errors import BudgetError
 from evonnx.masks import Masks
 from evonnx.network import Network
@@ -70,4 +72,4 @@ class Budget:
 
 def priced(prices: Mapping[str, float], masks: Masks) -> float:
     """Total price of the live synapses: what `measure` is for a factor that is linear in synapses."""
-    return sum(price * int(masks[name].sum()) for name, price in prices.items())
+    return sum(price * np.count_nonzero(masks[name]) for name, price in prices.items())

@@ -117,12 +117,7 @@ def _solve_channels(genome: Genome, prices: Mapping[str, float], kept: float, le
         return sum(prices[name] * _expected_live(genome, clusters, name) for name in genome.live)
 
     def estimate(clusters: Floats) -> float:
-        # As if each layer's live synapses were spread evenly: exact where all live, and read from tables.
-        amount = 0.0
-        for name, (rows, columns) in genome.parent.census.roles.items():
-            both = (rows.sums @ clusters[rows.clusters]) * (columns.sums @ clusters[columns.clusters])
-            amount += prices[name] * float(both) / max(1, genome.live[name])
-        return amount
+        return sum(prices[name] * _spread_evenly(genome, clusters, name) for name in genome.live)
 
     pinned = genome.parent.clusters.pinned
     free = genome.cluster_live > 0 if pinned is None else (genome.cluster_live > 0) & ~pinned
@@ -154,6 +149,11 @@ def _expected_live(genome: Genome, clusters: Floats, name: str) -> float:
     if layer.columns is None:
         own = _own(layer)
         return float(np.dot(genome.cluster_live[own].astype(np.float64), clusters[own]))
+    weight = genome.parent.network.weights[name]
+    dense = genome.live[name] == weight.outputs * weight.inputs_per_group * weight.taps
+    product = _spread_evenly(genome, clusters, name)
+    if product == 0 or (dense and layer.groups == 1 and not layer.overlap):
+        return product
 
     def of_block(block: Block) -> float:
         slices = over_taps(block.live)
@@ -164,6 +164,13 @@ def _expected_live(genome: Genome, clusters: Floats, name: str) -> float:
         return float(clusters[layer.rows[block.rows]] @ (slices @ clusters[layer.columns[0]]))
 
     return sum(genome.parent.map(name, of_block))
+
+
+def _spread_evenly(genome: Genome, clusters: Floats, name: str) -> float:
+    """`_expected_live` as if a layer's live synapses were spread evenly over classes."""
+    rows, columns = genome.parent.census.roles[name]
+    both = (rows.sums @ clusters[rows.clusters]) * (columns.sums @ clusters[columns.clusters])
+    return float(both) / max(1, genome.live[name])
 
 
 def _solve_synapses(
