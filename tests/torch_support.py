@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 from graph_builder import Builder
 from onnx import TensorProto, numpy_helper
@@ -140,3 +142,22 @@ def fold_norms(model: onnx.ModelProto) -> onnx.ModelProto:
             copy.output[0] = norm.output[0]
     folded.graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in arrays.items())
     return folded
+
+
+def module_of(model: onnx.ModelProto) -> Any:
+    """The model as a torch module."""
+    from evonnx_torch.module import OnnxModule
+
+    return OnnxModule(ir.from_proto(model))
+
+
+def labelled(model: onnx.ModelProto, count: int = 64, classes: int = 4, seed: int = 0) -> ArrayTask:
+    """Random inputs; labels from a fixed linear rule, so that there is something to learn."""
+    rng = np.random.default_rng(seed)
+    inputs = {
+        name: rng.normal(size=(count, *array.shape[1:])).astype(np.float32)
+        for name, array in feed_for(model, rng).items()
+    }
+    flat = np.concatenate([array.reshape(count, -1) for array in inputs.values()], axis=1)
+    labels = (flat @ rng.normal(size=(flat.shape[1], classes))).argmax(1)
+    return ArrayTask(inputs, labels.astype(np.int64))
