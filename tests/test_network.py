@@ -16,9 +16,9 @@ from hypothesis import given
 from onnx import helper, numpy_helper
 from strategies import small_models
 
-from evonnx import onnx_io
 from evonnx.errors import ModelError
 from evonnx.network import Network, load_network, network_of
+from evonnx.onnx_io import files as onnx_io
 
 
 def network(name: str) -> Network:

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from evonnx import onnx_io, onnx_versions
 from evonnx.errors import ModelError
 from evonnx.network import load_network
+from evonnx.onnx_io import files as onnx_io
+from evonnx.onnx_io import versions as onnx_versions
 
 Edit = Callable[[onnx.ModelProto], None]
 

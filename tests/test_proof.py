@@ -19,9 +19,9 @@ from evonnx.dependency import analyse
 from evonnx.errors import ProofError
 from evonnx.masking import apply_masks
 from evonnx.network import load_network, network_of
-from evonnx.precision import float32_copy, is_low_precision
 from evonnx.proof import Proof, prove, require
-from evonnx.proof_inputs import feed, first_sizes, second_sizes
+from evonnx.proof.inputs import feed, first_sizes, second_sizes
+from evonnx.proof.precision import float32_copy, is_low_precision
 from evonnx.sessions import InputSpec, make_session, random_array, run_session
 
 PLANTED = 100

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import small_models
 
-from evonnx import onnx_io
 from evonnx.dependency import analyse
 from evonnx.masks import live_masks
 from evonnx.network import Network, load_network, network_of
+from evonnx.onnx_io import files as onnx_io
 from evonnx.resources import LayerResources, Resources, count, count_masks, ratios
 
 

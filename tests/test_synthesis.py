@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from evonnx import genome as genome_module
 from evonnx.clusters import find_clusters
-from evonnx.connectivity import through_living, walk
 from evonnx.dependency import analyse, close
 from evonnx.encodings import Encoding, Magnitude, Uniform, adaptive, cluster_driven, synaptic
 from evonnx.environment import Budget, MacBudget, SynapseBudget
@@ -23,6 +22,7 @@ from evonnx.errors import BudgetError
 from evonnx.genome import encode
 from evonnx.network import network_of
 from evonnx.synthesis import Solution, sample, solve, synthesize
+from evonnx.synthesis.connectivity import through_living, walk
 
 ENCODINGS = {
     "cluster-driven": cluster_driven,

@@ -14,7 +14,9 @@ from functools import cached_property
 import onnx_ir as ir
 
 from evonnx.errors import ModelError
-from evonnx.folding import fold_constants
+from evonnx.network.folding import fold_constants
+from evonnx.network.shapes import Dim, infer_shapes
+from evonnx.network.weights import Array, Unprunable, Weight, find_weights
 from evonnx.onnx_io import (
     constant_tensor,
     constant_values,
@@ -24,21 +26,6 @@ from evonnx.onnx_io import (
     stored_bytes,
     to_bytes,
 )
-from evonnx.operands import Relayout
-from evonnx.shapes import Dim, infer_shapes
-from evonnx.weights import Array, Unprunable, Weight, WeightUse, find_weights
-
-__all__ = [
-    "Array",
-    "Dim",
-    "Network",
-    "Relayout",
-    "Unprunable",
-    "Weight",
-    "WeightUse",
-    "load_network",
-    "network_of",
-]
 
 
 @dataclass(frozen=True)

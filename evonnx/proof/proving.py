@@ -26,9 +26,9 @@ from evonnx.compaction import Compacted
 from evonnx.errors import ModelError, ProofError
 from evonnx.network import Array
 from evonnx.onnx_io import to_bytes
-from evonnx.precision import float32_copy, is_low_precision
-from evonnx.proof_copies import Compared, compared_tensors, redraw, unreactive, with_outputs
-from evonnx.proof_inputs import Shapes, feed, first_sizes, second_sizes
+from evonnx.proof.copies import Compared, compared_tensors, redraw, unreactive, with_outputs
+from evonnx.proof.inputs import Shapes, feed, first_sizes, second_sizes
+from evonnx.proof.precision import float32_copy, is_low_precision
 from evonnx.sessions import input_specs, make_session, run_session
 
 SCALES = (1.0, 1.0, 0.1, 30.0)

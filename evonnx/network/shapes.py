@@ -12,8 +12,8 @@ import onnx
 import onnx_ir as ir
 
 from evonnx.errors import ModelError
-from evonnx.folding import fold_constants
-from evonnx.operands import WEIGHT_PORTS
+from evonnx.network.folding import fold_constants
+from evonnx.network.operands import WEIGHT_PORTS
 
 Dim = int | str | None
 

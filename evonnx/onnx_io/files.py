@@ -18,8 +18,8 @@ from google.protobuf.message import DecodeError, EncodeError
 from numpy.typing import NDArray
 
 from evonnx.errors import ModelError
-from evonnx.onnx_checks import check_proto
-from evonnx.onnx_versions import DEFAULT_DOMAINS, check_versions
+from evonnx.onnx_io.checks import check_proto
+from evonnx.onnx_io.versions import DEFAULT_DOMAINS, check_versions
 
 _EXTERNAL_FROM_BYTES = 1_500_000_000
 """Above this, weights go beside the file: a protobuf message ends at 2 GB."""

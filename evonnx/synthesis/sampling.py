@@ -15,7 +15,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from evonnx.connectivity import Link, Reach, through, through_living, trace, walk
 from evonnx.dependency.coupling import Coupling
 from evonnx.dependency.liveness import close
 from evonnx.environment import Budget, EnvironmentFactor, factor_of
@@ -24,7 +23,8 @@ from evonnx.errors import BudgetError
 from evonnx.genome import Block, Genome, Levels
 from evonnx.masks import Mask
 from evonnx.network import Network
-from evonnx.trimming import Canonical, trim_clusters, trim_synapses
+from evonnx.synthesis.connectivity import Link, Reach, through, through_living, trace, walk
+from evonnx.synthesis.trimming import Canonical, trim_clusters, trim_synapses
 
 _WAKING = -1e6
 """Score of waking a dead synapse, far below any log probability: chains wake as few as they can."""

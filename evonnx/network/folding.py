@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from evonnx.network.operands import WEIGHT_PORTS, trace
 from evonnx.onnx_io import constant_tensor
-from evonnx.operands import WEIGHT_PORTS, trace
 
 Array = NDArray[np.generic]
 

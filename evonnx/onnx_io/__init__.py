@@ -1,0 +1,35 @@
+"""Files in and out: an ONNX file becomes a checked model, a model a file renamed into place."""
+
+from evonnx.onnx_io.files import (
+    check_file,
+    constant_tensor,
+    constant_values,
+    find_constant,
+    initializer_arrays,
+    load_model,
+    model_label,
+    node_labels,
+    save_model,
+    set_array,
+    stored_bytes,
+    stored_parameters,
+    to_bytes,
+)
+from evonnx.onnx_io.versions import newest_supported
+
+__all__ = [
+    "check_file",
+    "constant_tensor",
+    "constant_values",
+    "find_constant",
+    "initializer_arrays",
+    "load_model",
+    "model_label",
+    "newest_supported",
+    "node_labels",
+    "save_model",
+    "set_array",
+    "stored_bytes",
+    "stored_parameters",
+    "to_bytes",
+]

@@ -1,0 +1,5 @@
+"""Removal must not change the function: masked and compact model compared in onnxruntime."""
+
+from evonnx.proof.proving import Proof, TensorProof, prove, require
+
+__all__ = ["Proof", "TensorProof", "prove", "require"]
