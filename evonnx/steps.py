@@ -25,20 +25,22 @@ class Removal:
     proof: Proof
 
 
-def compact(masked: Network, *, align: int = 1, seed: int = 0) -> Removal:
+def compact(masked: Network, *, align: int = 1, seed: int = 0, threads: int | None = None) -> Removal:
     """Remove physically what is dead in a model, and prove that its function stayed the same.
 
     Args:
         masked: a model whose dead synapses are zero, as `load` gives it.
         align: keep channel counts at multiples of this.
         seed: of the proof's random inputs.
+        threads: of onnxruntime, for the proof.
 
     Raises:
         ProofError: masked and compact model differ, or the proof has no power.
     """
     plan = plan_compaction(masked, analyse(masked), align=align)
     compacted = apply_plan(masked, plan)
-    proof = prove(masked.model, compacted, input_shapes=masked.input_shapes or None, seed=seed)
+    shapes = masked.input_shapes or None
+    proof = prove(masked.model, compacted, input_shapes=shapes, seed=seed, threads=threads)
     require(proof)
     return Removal(plan, compacted, proof)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ import numpy as np
 
 from evonnx.adapter import TrainingBudget
 from evonnx.clusters import find_clusters
-from evonnx.compaction import Compacted, apply_plan, plan_compaction
 from evonnx.dependency import Coupling, analyse
 from evonnx.environment import Budget
 from evonnx.errors import ModelError
@@ -24,8 +24,7 @@ from evonnx.genome import Encoding, encode
 from evonnx.masking import apply_masks
 from evonnx.masks import Masks
 from evonnx.network import Network, load_network
-from evonnx.onnx_io import check_file, save_model
-from evonnx.proof import Proof, prove, require
+from evonnx.onnx_io import save_model
 from evonnx.resources import Resources, count
 from evonnx.run_store import (
     COMPACT_FILE,
@@ -39,8 +38,9 @@ from evonnx.run_store import (
     write_json,
 )
 from evonnx.sessions import load_warnings
+from evonnx.steps import Removal, compact, write_checked
 from evonnx.synthesis import Sample, sample, solve
-from evonnx.task import Task
+from evonnx.task import Metric, Task
 
 
 @dataclass
@@ -98,64 +98,57 @@ class Offspring:
 
     folder: Path
     sample: Sample
-    proof: Proof
+    removal: Removal
     resources: Resources
-    plan_notes: list[str]
     training: dict[str, Any]
     score_validation: float
 
 
-def screen(
-    setting: Setting,
-    generation: int,
-    network: Network,
-    coupling: Coupling,
-    samples: list[Sample],
-    folder: Path,
-    watch: Stopwatch,
-) -> list[int]:
+@dataclass(frozen=True)
+class Brood:
+    """What the offspring of one parent in one generation share."""
+
+    setting: Setting
+    generation: int
+    network: Network
+    """The parent."""
+    coupling: Coupling
+    watch: Stopwatch
+
+
+def screen(brood: Brood, samples: list[Sample], folder: Path) -> list[int]:
     """Order samples by validation score without retraining, fittest first; ties keep their order.
 
     With one sample there is nothing to choose, and nothing is evaluated.
     """
     if len(samples) == 1:
         return [0]
+    setting = brood.setting
     candidate = folder / "screen.onnx"
     fitness: list[float] = []
     for index, one in enumerate(samples):
-        setting.observer.stage(generation, f"screening {index + 1}/{len(samples)}")
-        save_model(apply_masks(network, coupling, one.masks), candidate)
-        with watch.timing("evaluate"):
+        setting.observer.stage(brood.generation, f"screening {index + 1}/{len(samples)}")
+        save_model(apply_masks(brood.network, brood.coupling, one.masks), candidate)
+        with brood.watch.timing("evaluate"):
             score = evaluate(candidate, setting.task, "validation", threads=setting.options.threads)
         fitness.append(score.value if setting.task.metric.higher_is_better else -score.value)
     candidate.unlink()
     return sorted(range(len(samples)), key=lambda index: -fitness[index])
 
 
-def remove_physically(
-    setting: Setting, network: Network, coupling: Coupling, masks: Masks, folder: Path, seed: int
-) -> tuple[Compacted, Proof, list[str]]:
+def remove_physically(brood: Brood, masks: Masks, folder: Path, seed: int) -> Removal:
     """Write masked and compact offspring, proven equal.
 
     Raises:
         ProofError: they differ, or the proof has no power.
     """
-    masked = apply_masks(network, coupling, masks)
-    save_model(masked, folder / MASKED_FILE)
-    masked_network = load_network(folder / MASKED_FILE, setting.options.input_shapes)
-    plan = plan_compaction(masked_network, analyse(masked_network), align=setting.align)
-    compacted = apply_plan(masked_network, plan)
-    proof = prove(
-        masked_network.model,
-        compacted,
-        input_shapes=setting.options.input_shapes or None,
-        seed=seed,
-        threads=setting.options.threads,
-    )
-    require(proof)
-    save_model(compacted.model, folder / COMPACT_FILE)
-    check_file(folder / COMPACT_FILE)
-    return compacted, proof, list(plan.notes)
+    setting = brood.setting
+    ancestor = setting.trainer.ancestor
+    write_checked(apply_masks(brood.network, brood.coupling, masks), folder / MASKED_FILE, ancestor)
+    masked = load_network(folder / MASKED_FILE, setting.options.input_shapes)
+    removal = compact(masked, align=setting.align, seed=seed, threads=setting.options.threads)
+    write_checked(removal.compacted.model, folder / COMPACT_FILE, ancestor)
+    return removal
 
 
 def refuse_new_warnings(model: Path, known: frozenset[str]) -> None:
@@ -172,33 +165,67 @@ def refuse_new_warnings(model: Path, known: frozenset[str]) -> None:
         )
 
 
-def make_offspring(
-    setting: Setting,
-    generation: int,
-    network: Network,
-    coupling: Coupling,
-    one: Sample,
-    folder: Path,
-    seed: int,
-    watch: Stopwatch,
-) -> Offspring:
+def make_offspring(brood: Brood, one: Sample, folder: Path, seed: int) -> Offspring:
     """Remove, prove, retrain and score one sampled offspring in `folder`."""
-    observer = setting.observer
+    setting, generation, observer = brood.setting, brood.generation, brood.setting.observer
     observer.stage(generation, "removing and proving")
-    compacted, proof, plan_notes = remove_physically(setting, network, coupling, one.masks, folder, seed)
+    removal = remove_physically(brood, one.masks, folder, seed)
     save_masks(folder / MASKS_FILE, one.masks)
-    save_lineage(folder / LINEAGE_FILE, compacted.lineage)
-    compact = folder / COMPACT_FILE
+    save_lineage(folder / LINEAGE_FILE, removal.compacted.lineage)
+    model = folder / COMPACT_FILE
     observer.stage(generation, "retraining")
-    with watch.timing("retrain"):
+    with brood.watch.timing("retrain"):
         training = setting.trainer.retrain(
-            compact, compact, setting.training, seed, lambda news: observer.training(generation, news)
+            model, model, setting.training, seed, lambda news: observer.training(generation, news)
         )
-    refuse_new_warnings(compact, setting.warnings_ancestor)
-    with watch.timing("evaluate"):
-        validation = evaluate(compact, setting.task, "validation", threads=setting.options.threads)
-    resources = count(load_network(compact, setting.options.input_shapes))
-    return Offspring(folder, one, proof, resources, plan_notes, training, validation.value)
+    refuse_new_warnings(model, setting.warnings_ancestor)
+    with brood.watch.timing("evaluate"):
+        validation = evaluate(model, setting.task, "validation", threads=setting.options.threads)
+    resources = count(load_network(model, setting.options.input_shapes))
+    return Offspring(folder, one, removal, resources, training, validation.value)
+
+
+def draw(brood: Brood, seeds: np.random.SeedSequence) -> list[Sample]:
+    """Encode the parent, solve the environment once, and sample what will be screened.
+
+    Raises:
+        BudgetError: the bound is out of reach.
+    """
+    options, encoding = brood.setting.options, brood.setting.encoding
+    clusters = find_clusters(brood.network, brood.coupling, encoding.granularity)
+    solution = solve(
+        brood.network,
+        brood.coupling,
+        encode(brood.network, clusters, encoding),
+        Budget(share=options.pressure.bound(options.generations)),
+        best_effort=options.pressure.best_effort,
+    )
+    wanted = max(options.selection.screen, options.selection.offspring)
+    return [sample(solution, np.random.default_rng(child)) for child in seeds.spawn(wanted)]
+
+
+def rear(
+    brood: Brood, samples: list[Sample], seeds: np.random.SeedSequence, folder: Path
+) -> Iterator[Offspring]:
+    """Make offspring of the fittest samples, each in a folder of its own."""
+    order = screen(brood, samples, folder)
+    for number, child in enumerate(seeds.spawn(brood.setting.options.selection.offspring)):
+        nest = folder / f"candidate-{number}"
+        nest.mkdir()
+        yield make_offspring(brood, samples[order[number]], nest, int(child.generate_state(1)[0]))
+
+
+def select(metric: Metric, candidates: list[Offspring], folder: Path) -> Offspring:
+    """Keep the files of the best on validation data, the first among equals, and drop the others'."""
+    best = candidates[0]
+    for candidate in candidates[1:]:
+        if metric.better(candidate.score_validation, best.score_validation):
+            best = candidate
+    for file in best.folder.iterdir():
+        file.rename(folder / file.name)
+    for candidate in candidates:
+        shutil.rmtree(candidate.folder)
+    return best
 
 
 def make_generation(
@@ -213,52 +240,13 @@ def make_generation(
         seeds: this generation's own; every random choice below is spawned from it.
         folder: an empty folder.
     """
-    options, observer, watch = setting.options, setting.observer, Stopwatch()
-    parent = parents[0]
-    observer.stage(generation, "sampling")
-    network = load_network(parent.model, options.input_shapes)
-    coupling = analyse(network)
-    encoding = setting.encoding
-    genome = encode(network, find_clusters(network, coupling, encoding.granularity), encoding)
-    keep = options.pressure.bound(options.generations)
-    budget = Budget(share=keep)
-    solution = solve(
-        network,
-        coupling,
-        genome,
-        budget,
-        levels=encoding.levels,
-        cluster_share=encoding.cluster_share,
-        best_effort=options.pressure.best_effort,
-    )
+    options, watch = setting.options, Stopwatch()
+    setting.observer.stage(generation, "sampling")
+    network = load_network(parents[0].model, options.input_shapes)
+    brood = Brood(setting, generation, network, analyse(network), watch)
     sampling, training = seeds.spawn(2)
-    samples = [
-        sample(solution, np.random.default_rng(child))
-        for child in sampling.spawn(max(options.selection.screen, options.selection.offspring))
-    ]
-    order = screen(setting, generation, network, coupling, samples, folder, watch)
-    candidates: list[Offspring] = []
-    for place, child in zip(
-        order[: options.selection.offspring], training.spawn(options.selection.offspring), strict=True
-    ):
-        candidate_folder = folder / f"candidate-{len(candidates)}"
-        candidate_folder.mkdir()
-        seed = int(child.generate_state(1)[0])
-        candidates.append(
-            make_offspring(
-                setting, generation, network, coupling, samples[place], candidate_folder, seed, watch
-            )
-        )
-    best = candidates[0]
-    for candidate in candidates[1:]:
-        if setting.task.metric.better(candidate.score_validation, best.score_validation):
-            best = candidate
-    for file in best.folder.iterdir():
-        file.rename(folder / file.name)
-    for candidate in candidates:
-        for file in candidate.folder.iterdir():
-            file.unlink()
-        candidate.folder.rmdir()
+    samples = draw(brood, sampling)
+    best = select(setting.task.metric, list(rear(brood, samples, training, folder)), folder)
     with watch.timing("evaluate"):
         score = evaluate(folder / COMPACT_FILE, setting.task, "test", threads=options.threads)
     row: Row = {
@@ -269,13 +257,13 @@ def make_generation(
         "score": score.value,
         "score_ancestor": setting.score_ancestor,
         "score_validation": best.score_validation,
-        "proof": best.proof.to_json(),
-        "budget": keep,
+        "proof": best.removal.proof.to_json(),
+        "budget": options.pressure.bound(options.generations),
         "achieved": best.sample.achieved_share,
         "expected": best.sample.expected_share,
         "screened": len(samples),
         "training": best.training,
-        "notes": [*best.sample.notes, *best.plan_notes, *best.training["notes"]],
+        "notes": [*best.sample.notes, *best.removal.plan.notes, *best.training["notes"]],
         "retrain_seconds": watch.seconds["retrain"],
         "evaluate_seconds": watch.seconds["evaluate"],
         "overhead_seconds": watch.overhead(),

@@ -10,7 +10,8 @@ from typing import Any
 from evonnx.adapter import Adapter, Progress, RetrainRequest, TrainingBudget, check_result
 from evonnx.masks import live_masks
 from evonnx.network import network_of
-from evonnx.onnx_io import check_file, initializer_arrays, load_model, save_model, set_array
+from evonnx.onnx_io import initializer_arrays, load_model, set_array
+from evonnx.steps import write_checked
 from evonnx.task import Task
 
 
@@ -57,8 +58,7 @@ class Trainer:
         check_result(initializer_arrays(graph), masks, result, self.adapter.name)
         for name, array in result.weights.items():
             set_array(graph, name, array)
-        save_model(graph, output)
-        check_file(output)
+        write_checked(graph, output, self.ancestor)
         history = [
             {"epoch": record.epoch, "loss": record.loss, "learning_rate": record.learning_rate}
             for record in result.history
