@@ -20,6 +20,7 @@ from evonnx.cli._common import (
     emit,
     input_shapes,
 )
+from evonnx.text import plain
 
 if TYPE_CHECKING:
     from evonnx.evolution import EvolveOptions
@@ -39,6 +40,23 @@ class Granularity(StrEnum):
     CHANNEL = "channel"
     FILTER = "filter"
     KERNEL = "kernel"
+
+
+def adapter_options(given: list[str] | None, command_line: str | None) -> dict[str, str]:
+    """`["device=cpu"]` as `{"device": "cpu"}`, with the command adapter's program.
+
+    Raises:
+        typer.BadParameter: (exit code 2) an option is not of that form.
+    """
+    options = {"command": command_line} if command_line else {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise typer.BadParameter(
+                f"{plain(text)!r} is not of the form NAME=VALUE.", param_hint="--adapter-option"
+            )
+        options[name] = value
+    return options
 
 
 _PRESSURE = "How hard"
@@ -118,6 +136,15 @@ def evolve(
         str | None,
         typer.Option("--command", help="Program of the `command` adapter.", rich_help_panel=_RETRAINING),
     ] = None,
+    adapter_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A setting of the adapter's own, such as device=cpu; repeatable.",
+            show_default=False,
+            rich_help_panel=_RETRAINING,
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -186,7 +213,7 @@ def evolve(
         selection=Selection(screen=screen, offspring=offspring),
         retraining=Retraining(
             adapter=adapter,
-            adapter_options={"command": adapter_command} if adapter_command else {},
+            adapter_options=adapter_options(adapter_option, adapter_command),
             epochs=epochs,
             recovery_epochs=recovery_epochs,
             batch_size=batch_size,

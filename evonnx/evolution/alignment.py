@@ -37,7 +37,7 @@ def measure_alignment(
     coupling: Coupling,
     encoding: Encoding,
     folder: Path,
-    threads: int | None,
+    threads: int,
     input_shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, Any]:
     """Remove channels from the ancestor at several alignments, time the results in turns, and choose.
@@ -71,7 +71,7 @@ def measure_alignment(
             return {"align": 1, "speedup": {}}
         files.append(folder / f"align-{align}.onnx")
         save_model(apply_plan(masked, plan).model, files[-1])
-    timed = bench(files, batches=None, threads=threads or 1, input_shapes=input_shapes or None)
+    timed = bench(files, batches=None, threads=threads, input_shapes=input_shapes or None)
     first_batch = timed.latencies[0].batch
     speedup = {
         align: latency.ratio

@@ -17,7 +17,7 @@ from evonnx.clusters import find_clusters
 from evonnx.dependency import Coupling, analyse
 from evonnx.environment import Budget
 from evonnx.errors import ModelError
-from evonnx.evaluation import evaluate
+from evonnx.evolution.judging import Judge
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.retraining import Trainer
 from evonnx.genome import Encoding, encode
@@ -40,7 +40,7 @@ from evonnx.run_store import (
 from evonnx.sessions import load_warnings
 from evonnx.steps import Removal, compact, write_checked
 from evonnx.synthesis import Sample, sample, solve
-from evonnx.task import Metric, Task
+from evonnx.task import Metric
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Setting:
 
     options: EvolveOptions
     encoding: Encoding
-    task: Task
+    judge: Judge
     trainer: Trainer
     training: TrainingBudget
     ancestor: Resources
@@ -130,8 +130,8 @@ def screen(brood: Brood, samples: list[Sample], folder: Path) -> list[int]:
         setting.observer.stage(brood.generation, f"screening {index + 1}/{len(samples)}")
         save_model(apply_masks(brood.network, brood.coupling, one.masks), candidate)
         with brood.watch.timing("evaluate"):
-            score = evaluate(candidate, setting.task, "validation", threads=setting.options.threads)
-        fitness.append(score.value if setting.task.metric.higher_is_better else -score.value)
+            score = setting.judge.validation(candidate)
+        fitness.append(score if setting.judge.metric.higher_is_better else -score)
     candidate.unlink()
     return sorted(range(len(samples)), key=lambda index: -fitness[index])
 
@@ -180,9 +180,9 @@ def make_offspring(brood: Brood, one: Sample, folder: Path, seed: int) -> Offspr
         )
     refuse_new_warnings(model, setting.warnings_ancestor)
     with brood.watch.timing("evaluate"):
-        validation = evaluate(model, setting.task, "validation", threads=setting.options.threads)
+        validation = setting.judge.validation(model)
     resources = count(load_network(model, setting.options.input_shapes))
-    return Offspring(folder, one, removal, resources, training, validation.value)
+    return Offspring(folder, one, removal, resources, training, validation)
 
 
 def draw(brood: Brood, seeds: np.random.SeedSequence) -> list[Sample]:
@@ -246,15 +246,15 @@ def make_generation(
     brood = Brood(setting, generation, network, analyse(network), watch)
     sampling, training = seeds.spawn(2)
     samples = draw(brood, sampling)
-    best = select(setting.task.metric, list(rear(brood, samples, training, folder)), folder)
+    best = select(setting.judge.metric, list(rear(brood, samples, training, folder)), folder)
     with watch.timing("evaluate"):
-        score = evaluate(folder / COMPACT_FILE, setting.task, "test", threads=options.threads)
+        score = setting.judge.reported(folder / COMPACT_FILE)
     row: Row = {
         "generation": generation,
         "parents": [one.generation for one in parents],
         "seed": options.seed,
         **figures(best.resources, setting.ancestor, (folder / COMPACT_FILE).stat().st_size),
-        "score": score.value,
+        "score": score,
         "score_ancestor": setting.score_ancestor,
         "score_validation": best.score_validation,
         "proof": best.removal.proof.to_json(),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,10 @@ import numpy as np
 from evonnx.adapter import TrainingBudget
 from evonnx.dependency import analyse
 from evonnx.errors import BudgetError, EvonnxError, RunError
-from evonnx.evaluation import evaluate
 from evonnx.evolution.alignment import measure_alignment
+from evonnx.evolution.configuration import check_same, configuration_of
 from evonnx.evolution.generation import Parent, Setting, figures, make_generation
+from evonnx.evolution.judging import Judge, check_examples
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.recovery import choose_best, recover
 from evonnx.evolution.retraining import Trainer
@@ -27,12 +26,12 @@ from evonnx.network import Network, load_network
 from evonnx.plugins import get
 from evonnx.resources import count
 from evonnx.run_store import COMPACT_FILE, Row, RunStore
-from evonnx.sessions import load_warnings
+from evonnx.sessions import default_threads, load_warnings
 from evonnx.speed import bench
 from evonnx.task import NeedsAncestor, Task
-from evonnx.tasks import find_task
+from evonnx.tasks import find_task, find_task_file
 
-PACKAGES = ("evonnx", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "torch")
+NO_TEST_DATA = "There is no test data: the score reported is the validation score."
 
 
 def evolve(
@@ -58,6 +57,9 @@ def evolve(
         EvonnxError: any reason the run cannot start or go on; complete generations stay on disk.
     """
     options, observer = options or EvolveOptions(), observer or Observer()
+    # One thread for timing unless told otherwise: idle neighbours then change the figures least.
+    timing_threads = options.threads or 1
+    options = replace(options, threads=options.threads or default_threads())
     model, store_folder = Path(model), _run_folder(Path(model), out, resume)
     network = load_network(model, options.input_shapes)
     if not network.weights:
@@ -66,20 +68,26 @@ def evolve(
             "evolve; `evonnx inspect` shows what was seen."
         )
     the_task, how_found, defaults = find_task(model, network, Path(task) if task is not None else None)
+    check_examples(the_task, options.retraining.epochs)
     encoding = _encoding(options)
     get("adapters", options.retraining.adapter)  # a wrong name is told before anything is written
     budget = _training_budget(options, defaults)
-    configuration = _configuration(model, the_task, options, encoding, budget)
+    configuration = configuration_of(model, the_task, options, encoding, budget)
     if resume:
         store = RunStore.resume(store_folder)
-        _check_same_configuration(store.read_run()["configuration"], configuration, store_folder)
+        check_same(store.read_run()["configuration"], configuration, store_folder)
     else:
         store = RunStore.create(store_folder, {"configuration": configuration, "generations": []})
     try:
         if isinstance(the_task, NeedsAncestor):
             the_task.bind_ancestor(str(model))
-        choices = store.read_run().get("choices") or _choose(network, options, encoding, store, observer)
-        setting = _setting(model, network, the_task, options, encoding, budget, choices["align"], observer)
+        choices = store.read_run().get("choices") or _choose(
+            network, options, encoding, timing_threads, store, observer
+        )
+        task_file = find_task_file(model, task)
+        setting = _setting(
+            model, network, the_task, options, encoding, budget, choices["align"], task_file, observer
+        )
         run = _head(model, network, the_task, how_found, configuration, choices, setting)
         store.write_run(run)
         observer.started(f"{model.name}: {the_task.describe()}", options.generations, run["notes"])
@@ -89,12 +97,17 @@ def evolve(
     except EvonnxError:
         store.abandon_if_empty()
         raise
-    _finish(setting, store, run, model, defaults)
+    _finish(setting, store, run, model, defaults, timing_threads)
     return store.folder, run
 
 
 def _choose(
-    network: Network, options: EvolveOptions, encoding: Encoding, store: RunStore, observer: Observer
+    network: Network,
+    options: EvolveOptions,
+    encoding: Encoding,
+    threads: int,
+    store: RunStore,
+    observer: Observer,
 ) -> dict[str, Any]:
     """What depends on the machine, recorded so that a resumed run repeats it."""
     if options.pressure.align is not None:
@@ -103,7 +116,7 @@ def _choose(
     workspace = store.workspace("alignment")
     try:
         return measure_alignment(
-            network, analyse(network), encoding, workspace, options.threads, options.input_shapes
+            network, analyse(network), encoding, workspace, threads, options.input_shapes
         )
     finally:
         store.discard(workspace)
@@ -143,7 +156,7 @@ def _generations(setting: Setting, store: RunStore, run: dict[str, Any], model: 
 
 
 def _stop_reason(setting: Setting, row: Row) -> str | None:
-    metric, options = setting.task.metric, setting.options
+    metric, options = setting.judge.metric, setting.options
     drop = metric.drop(setting.score_validation_ancestor, row["score_validation"])
     if drop > options.max_drop and row["generation"] < options.generations:
         return (
@@ -154,7 +167,12 @@ def _stop_reason(setting: Setting, row: Row) -> str | None:
 
 
 def _finish(
-    setting: Setting, store: RunStore, run: dict[str, Any], model: Path, defaults: dict[str, Any]
+    setting: Setting,
+    store: RunStore,
+    run: dict[str, Any],
+    model: Path,
+    defaults: dict[str, Any],
+    threads: int,
 ) -> None:
     """Choose the best offspring, train it once more, time everything, and write the final run.json."""
     rows: list[Row] = run["generations"]
@@ -175,8 +193,6 @@ def _finish(
     setting.observer.stage(0, "timing in onnxruntime")
     models = [model, *(store.generation_folder(row["generation"]) / COMPACT_FILE for row in rows)]
     models.append(store.folder / "best.onnx")
-    # One thread unless told otherwise: idle neighbours then change the figures least.
-    threads = setting.options.threads or 1
     run["bench"] = bench(models, batches=None, threads=threads, seed=setting.options.seed).to_json()
     store.write_run(run)
 
@@ -223,72 +239,29 @@ def _setting(
     encoding: Encoding,
     budget: TrainingBudget,
     align: int,
+    task_file: Path | None,
     observer: Observer,
 ) -> Setting:
     observer.stage(0, "scoring the ancestor")
     adapter = get("adapters", options.retraining.adapter)()
-    trainer = Trainer(adapter, task, model, dict(options.retraining.adapter_options))
+    adapter_options = dict(options.retraining.adapter_options)
+    if task_file is not None:
+        adapter_options["task"] = str(task_file)
+    trainer = Trainer(adapter, task, model, adapter_options)
+    judge = Judge(task, options.threads or default_threads())
     return Setting(
         options=options,
         encoding=encoding,
-        task=task,
+        judge=judge,
         trainer=trainer,
         training=budget,
         ancestor=count(network),
-        score_ancestor=evaluate(model, task, "test", threads=options.threads).value,
-        score_validation_ancestor=evaluate(model, task, "validation", threads=options.threads).value,
+        score_ancestor=judge.reported(model),
+        score_validation_ancestor=judge.validation(model),
         warnings_ancestor=frozenset(load_warnings(model)),
         align=align,
         observer=observer,
     )
-
-
-def _configuration(
-    model: Path, task: Task, options: EvolveOptions, encoding: Encoding, budget: TrainingBudget
-) -> dict[str, Any]:
-    """What must be equal for a run to be continued."""
-    return {
-        "model": model.name,
-        "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
-        "task": task.describe(),
-        "options": options.to_json(),
-        "encoding": {**vars(encoding), "strength": encoding.strength.name},
-        "training": budget.__dict__,
-        "versions": _versions(),
-        "threads": options.threads,
-    }
-
-
-def _check_same_configuration(recorded: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    import json
-
-    plain = json.loads(json.dumps(now))
-    differing = sorted(_differences(recorded, plain))
-    if differing:
-        raise RunError(
-            f"The run in {folder} was begun differently: {'; '.join(differing)}. "
-            "Resume it with the same options, model and versions, or start a new run."
-        )
-
-
-def _differences(recorded: Any, now: Any, path: str = "") -> list[str]:
-    if isinstance(recorded, dict) and isinstance(now, dict):
-        return [
-            line
-            for key in sorted({*recorded, *now})
-            for line in _differences(recorded.get(key), now.get(key), f"{path}.{key}" if path else key)
-        ]
-    return [] if recorded == now else [f"{path} was {recorded!r} and is {now!r}"]
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _head(
@@ -324,7 +297,16 @@ def _head(
             "unit": metric.unit,
             "examples": {split: task.size(split) for split in _splits()},
         },
-        "notes": [how_found, *network.notes, *(f"{left.name}: {left.reason}" for left in network.unprunable)],
+        "notes": [
+            how_found,
+            *(
+                []
+                if task.size("test")
+                else ["There is no test data: the score reported is the validation score."]
+            ),
+            *network.notes,
+            *(f"{left.name}: {left.reason}" for left in network.unprunable),
+        ],
         "ancestor": ancestor,
         "generations": [],
     }

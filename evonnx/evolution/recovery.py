@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 from evonnx.adapter import TrainingBudget
-from evonnx.evaluation import evaluate
 from evonnx.evolution.generation import Setting, figures
 from evonnx.network import load_network
 from evonnx.resources import count
@@ -19,7 +18,7 @@ def choose_best(setting: Setting, rows: list[Row]) -> Row:
 
     Where no offspring is within the bound, the one that lost least.
     """
-    metric = setting.task.metric
+    metric = setting.judge.metric
 
     def drop(row: Row) -> float:
         return metric.drop(setting.score_validation_ancestor, row["score_validation"])
@@ -38,7 +37,7 @@ def recover(
     Returns:
         The figures of best.onnx, with "generation" (whose structure it has), "recovered" and "notes".
     """
-    metric = setting.task.metric
+    metric = setting.judge.metric
     source = store.generation_folder(chosen["generation"]) / COMPACT_FILE
     workspace = store.workspace("best")
     candidate = workspace / BEST_FILE
@@ -50,7 +49,7 @@ def recover(
         training = setting.trainer.retrain(
             source, candidate, budget, seed, lambda news: setting.observer.training(0, news)
         )
-        score = evaluate(candidate, setting.task, "validation", threads=setting.options.threads).value
+        score = setting.judge.validation(candidate)
         recovered = not metric.better(score_validation, score)
         if recovered:
             score_validation = score
@@ -70,7 +69,7 @@ def recover(
         **figures(
             count(load_network(best, setting.options.input_shapes)), setting.ancestor, best.stat().st_size
         ),
-        "score": evaluate(best, setting.task, "test", threads=setting.options.threads).value,
+        "score": setting.judge.reported(best),
         "score_ancestor": setting.score_ancestor,
         "score_validation": score_validation,
         "recovery_seconds": time.perf_counter() - start,

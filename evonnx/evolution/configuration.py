@@ -1,0 +1,70 @@
+"""What decides the result of a run: recorded when it begins, compared when it is resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from evonnx.adapter import TrainingBudget
+from evonnx.errors import RunError
+from evonnx.evolution.options import EvolveOptions
+from evonnx.genome import Encoding
+from evonnx.task import Task
+
+PACKAGES = ("evonnx", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "torch")
+
+
+def configuration_of(
+    model: Path, task: Task, options: EvolveOptions, encoding: Encoding, budget: TrainingBudget
+) -> dict[str, Any]:
+    """What must be equal for a run to be continued."""
+    with model.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "model": model.name,
+        "model_sha256": digest,
+        "task": task.describe(),
+        "options": options.to_json(),
+        "encoding": {**vars(encoding), "strength": encoding.strength.name},
+        "training": budget.__dict__,
+        "versions": _versions(),
+    }
+
+
+def check_same(recorded: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    """Refuse to continue a run under another configuration.
+
+    Raises:
+        RunError: something differs; the message names each thing with both values.
+    """
+    plain = json.loads(json.dumps(now))
+    differing = sorted(_differences(recorded, plain))
+    if differing:
+        raise RunError(
+            f"The run in {folder} was begun differently: {'; '.join(differing)}. "
+            "Resume it with the same options, model and versions, or start a new run."
+        )
+
+
+def _differences(recorded: Any, now: Any, path: str = "") -> list[str]:
+    if isinstance(recorded, dict) and isinstance(now, dict):
+        return [
+            line
+            for key in sorted({*recorded, *now})
+            for line in _differences(recorded.get(key), now.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if recorded == now else [f"{path} was {recorded!r} and is {now!r}"]
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
