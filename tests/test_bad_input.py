@@ -215,6 +215,13 @@ KINDS = [
         "--resume",
         lambda folder: (data()(folder), a_run()(folder))[0],
     ),
+    Bad("adapter option of no form", "evolve m.onnx --adapter-option cpu", "NAME=VALUE", good_model, code=2),
+    Bad(
+        "unreachable budget evolved",
+        "evolve m.onnx --keep 0.001 --align 1 --out o",
+        "share",
+        data(shape=(20, 1, 12, 12), labels=(0, 1, 2, 3, 4) * 4),
+    ),
     Bad("nothing to resume", "evolve m.onnx --resume --out gone", "gone", data()),
     Bad("resume what", "evolve m.onnx --resume", "--out", data()),
     Bad("no run there", "report gone", "gone"),
