@@ -56,7 +56,9 @@ def last_offspring(
         retraining=Retraining(epochs=given.epochs, recovery_epochs=0),
     )
     with tempfile.TemporaryDirectory() as folder:
-        row: dict[str, Any] = evolve(model, out=Path(folder) / "run", options=options)[1]["generations"][-1]
+        row: dict[str, Any] = evolve(model, out=Path(folder) / "run", options=options).record["generations"][
+            -1
+        ]
     return row
 
 

@@ -1,7 +1,8 @@
 """evonnx: evolve a trained ONNX model into a smaller and faster one.
 
     import evonnx
-    run = evonnx.evolve("model.onnx", task="model.toml")
+    run = evonnx.evolve("model.onnx", task="model.toml", generations=10)
+    run.best, run.record["best"]["score"]
 
 or one step at a time: `load`, `analyse`, `find_clusters`, `encode`, `synthesize`, `apply_masks`, `compact`,
 `evaluate`, `bench`. Every name is imported when it is first used, so that `import evonnx` costs nothing.

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -196,14 +196,15 @@ class RunStore:
         """Remove a workspace."""
         shutil.rmtree(workspace, ignore_errors=True)
 
-    def commit_generation(self, generation: int, fill: Callable[[Path], None]) -> Path:
-        """Let `fill` write a generation's files into a fresh folder, then rename it into place.
+    @contextlib.contextmanager
+    def new_generation(self, generation: int) -> Iterator[Path]:
+        """A folder to fill with a generation's files; it is renamed into place when the block ends well.
 
-        The folder appears complete or not at all, whenever the process dies.
+        `gen-NN` appears complete or not at all, whenever the process dies.
         """
         partial = self.workspace(f"gen-{generation:02d}")
         try:
-            fill(partial)
+            yield partial
         except BaseException:
             self.discard(partial)
             raise
@@ -214,4 +215,3 @@ class RunStore:
         except OSError as error:
             raise RunError(f"Cannot put {final} into place: {error.strerror or error}.") from error
         _sync_folder(self.folder)
-        return final

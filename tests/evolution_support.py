@@ -68,7 +68,7 @@ def options(**changes: Any) -> EvolveOptions:
 
 def run(model: Path, out: Path, **changes: Any) -> dict[str, Any]:
     """Evolve and give the run's document."""
-    return evolve(model, out=out, options=options(**changes))[1]
+    return evolve(model, out=out, options=options(**changes)).record
 
 
 def in_ancestor_coordinates(model: Path, ancestor: Path) -> dict[str, np.ndarray]:

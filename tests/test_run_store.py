@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -21,30 +19,24 @@ from evonnx.run_store import (
 )
 
 
-def generation(number: int):
-    def fill(folder: Path) -> None:
+def commit(store: RunStore, number: int) -> None:
+    with store.new_generation(number) as folder:
         write_json(folder / METRICS_FILE, {"generation": number})
-
-    return fill
 
 
 def test_rows_are_the_complete_generations_in_order(tmp_path):
     store = RunStore.create(tmp_path / "run", {"generations": []})
     for number in (1, 2, 3):
-        store.commit_generation(number, generation(number))
+        commit(store, number)
     assert [row["generation"] for row in store.rows()] == [1, 2, 3]
     assert sorted(path.name for path in store.folder.iterdir()) == ["gen-01", "gen-02", "gen-03", "run.json"]
 
 
 def test_a_generation_that_fails_leaves_nothing(tmp_path):
     store = RunStore.create(tmp_path / "run", {})
-
-    def fill(folder: Path) -> None:
+    with pytest.raises(RunError, match="no"), store.new_generation(1) as folder:
         (folder / "masked.onnx").write_bytes(b"half")
         raise RunError("no")
-
-    with pytest.raises(RunError):
-        store.commit_generation(1, fill)
     assert [path.name for path in store.folder.iterdir()] == ["run.json"]
     store.abandon_if_empty()
     assert not store.folder.exists()
@@ -52,7 +44,7 @@ def test_a_generation_that_fails_leaves_nothing(tmp_path):
 
 def test_abandoning_keeps_complete_generations_and_strangers_files(tmp_path):
     store = RunStore.create(tmp_path / "run", {})
-    store.commit_generation(1, generation(1))
+    commit(store, 1)
     store.abandon_if_empty()
     assert store.rows()
     other = RunStore.create(tmp_path / "other", {})
@@ -63,7 +55,7 @@ def test_abandoning_keeps_complete_generations_and_strangers_files(tmp_path):
 
 def test_resuming_clears_what_a_killed_process_left(tmp_path):
     store = RunStore.create(tmp_path / "run", {})
-    store.commit_generation(1, generation(1))
+    commit(store, 1)
     (store.workspace("gen-02") / "masked.onnx").write_bytes(b"half")
     (store.folder / ".partial-123-run.json").write_bytes(b"half")
     again = RunStore.resume(tmp_path / "run")

@@ -222,10 +222,10 @@ def evolve(
         input_shapes=input_shapes(input_shape),
     )
     with LiveObserver(Console(stderr=True)) as observer:
-        folder, run = run_evolution(model, task, out, options, resume=resume, observer=observer)
-    write_report(folder)
+        run = run_evolution(model, task, out, options, resume=resume, observer=observer)
+    write_report(run.folder)
     if as_json:
-        emit({"run_directory": str(folder), **run})
+        emit({"run_directory": str(run.folder), **run.record})
         return
-    render_terminal(run, console())
-    print(f"\n{folder}/best.onnx is the model to deploy; {folder}/report.html shows how it came about.")
+    render_terminal(run.record, console())
+    print(f"\n{run.best} is the model to deploy; {run.folder}/report.html shows how it came about.")

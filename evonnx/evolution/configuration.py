@@ -35,7 +35,7 @@ def configuration_of(
     }
 
 
-def check_same(recorded: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+def check_same(recorded: object, now: dict[str, Any], folder: Path) -> None:
     """Refuse to continue a run under another configuration.
 
     Raises:

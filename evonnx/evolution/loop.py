@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Sequence
-from dataclasses import replace
+import datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evonnx.adapter import TrainingBudget
-from evonnx.dependency import analyse
 from evonnx.errors import BudgetError, EvonnxError, RunError
-from evonnx.evolution.alignment import measure_alignment
+from evonnx.evolution.beginning import Case, choose, first_record, read_case, setting_of
 from evonnx.evolution.configuration import check_same, configuration_of
-from evonnx.evolution.generation import Parent, Setting, figures, make_generation
-from evonnx.evolution.judging import Judge, check_examples
+from evonnx.evolution.generation import Parent, Setting, make_generation
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.recovery import choose_best, recover
-from evonnx.evolution.retraining import Trainer
-from evonnx.genome import Encoding
-from evonnx.network import Network, load_network
-from evonnx.plugins import get
-from evonnx.resources import count
-from evonnx.run_store import COMPACT_FILE, Row, RunStore
-from evonnx.sessions import default_threads, load_warnings
+from evonnx.run_store import BEST_FILE, COMPACT_FILE, Row, RunStore
 from evonnx.speed import bench
-from evonnx.task import NeedsAncestor, Task
-from evonnx.tasks import find_task, find_task_file
+from evonnx.task import NeedsAncestor
 
-NO_TEST_DATA = "There is no test data: the score reported is the validation score."
+
+@dataclass(frozen=True)
+class Run:
+    """A finished evolution."""
+
+    folder: Path
+    """The run directory."""
+    record: dict[str, Any]
+    """What run.json holds: "ancestor", "generations", "best", "bench", ..."""
+
+    @property
+    def best(self) -> Path:
+        """The model to deploy."""
+        return self.folder / BEST_FILE
 
 
 def evolve(
@@ -40,16 +41,20 @@ def evolve(
     out: str | Path | None = None,
     options: EvolveOptions | None = None,
     *,
+    generations: int | None = None,
+    seed: int | None = None,
     resume: bool = False,
     observer: Observer | None = None,
-) -> tuple[Path, dict[str, Any]]:
-    """Evolve a model; return the run directory and the run's document (what run.json holds).
+) -> Run:
+    """Evolve a model.
 
     Args:
         model: the ancestor, an ONNX file.
         task: a task file; None: `<stem>.toml` beside the model, else data-free self-distillation.
-        out: run directory; needed to resume.
+        out: run directory; needed to resume. None: `runs/<stem>-<date-time>`.
         options: what to do; None: the defaults.
+        generations: number of offspring; None: what the options say.
+        seed: of every random choice; None: what the options say.
         resume: continue the run in `out` to the same result as an uninterrupted one.
         observer: hears of progress.
 
@@ -57,144 +62,31 @@ def evolve(
         EvonnxError: any reason the run cannot start or go on; complete generations stay on disk.
     """
     options, observer = options or EvolveOptions(), observer or Observer()
-    # One thread for timing unless told otherwise: idle neighbours then change the figures least.
-    timing_threads = options.threads or 1
-    options = replace(options, threads=options.threads or default_threads())
-    model, store_folder = Path(model), _run_folder(Path(model), out, resume)
-    network = load_network(model, options.input_shapes)
-    if not network.weights:
-        raise RunError(
-            f"{model} has no convolution, Gemm or MatMul with constant weights, so there is nothing to "
-            "evolve; `evonnx inspect` shows what was seen."
-        )
-    the_task, how_found, defaults = find_task(model, network, Path(task) if task is not None else None)
-    check_examples(the_task, options.retraining.epochs)
-    encoding = _encoding(options)
-    get("adapters", options.retraining.adapter)  # a wrong name is told before anything is written
-    budget = _training_budget(options, defaults)
-    configuration = configuration_of(model, the_task, options, encoding, budget)
-    if resume:
-        store = RunStore.resume(store_folder)
-        check_same(store.read_run()["configuration"], configuration, store_folder)
-    else:
-        store = RunStore.create(store_folder, {"configuration": configuration, "generations": []})
+    options = replace(
+        options,
+        generations=options.generations if generations is None else generations,
+        seed=options.seed if seed is None else seed,
+    )
+    folder = _run_folder(Path(model), out, resume)
+    case = read_case(Path(model), task, options)
+    store, configuration = _open(case, folder, resume)
     try:
-        if isinstance(the_task, NeedsAncestor):
-            the_task.bind_ancestor(str(model))
-        choices = store.read_run().get("choices") or _choose(
-            network, options, encoding, timing_threads, store, observer
-        )
-        task_file = find_task_file(model, task)
-        setting = _setting(
-            model, network, the_task, options, encoding, budget, choices["align"], task_file, observer
-        )
-        run = _head(model, network, the_task, how_found, configuration, choices, setting)
-        store.write_run(run)
-        observer.started(f"{model.name}: {the_task.describe()}", options.generations, run["notes"])
-        if stopped := _generations(setting, store, run, model):
-            run["notes"].append(stopped)
+        if isinstance(case.task, NeedsAncestor):
+            case.task.bind_ancestor(str(case.model))
+        choices = store.read_run().get("choices") or choose(case, store, observer)
+        setting = setting_of(case, choices["align"], observer)
+        record = first_record(case, configuration, choices, setting)
+        store.write_run(record)
+        title = f"{case.model.name}: {case.task.describe()}"
+        observer.started(title, case.options.generations, record["notes"])
+        if stopped := _generations(case, setting, store, record):
+            record["notes"].append(stopped)
             observer.note(stopped)
     except EvonnxError:
         store.abandon_if_empty()
         raise
-    _finish(setting, store, run, model, defaults, timing_threads)
-    return store.folder, run
-
-
-def _choose(
-    network: Network,
-    options: EvolveOptions,
-    encoding: Encoding,
-    threads: int,
-    store: RunStore,
-    observer: Observer,
-) -> dict[str, Any]:
-    """What depends on the machine, recorded so that a resumed run repeats it."""
-    if options.pressure.align is not None:
-        return {"align": options.pressure.align}
-    observer.stage(0, "measuring channel alignments")
-    workspace = store.workspace("alignment")
-    try:
-        return measure_alignment(
-            network, analyse(network), encoding, workspace, threads, options.input_shapes
-        )
-    finally:
-        store.discard(workspace)
-
-
-def _generations(setting: Setting, store: RunStore, run: dict[str, Any], model: Path) -> str | None:
-    """Make every generation that is still missing; return why the run stopped early, if it did."""
-    options = setting.options
-    seeds = np.random.SeedSequence(options.seed).spawn(options.generations + 1)
-    rows = store.rows()
-    for row in rows:
-        setting.observer.generation_done(row)
-    while True:
-        run["generations"] = rows
-        store.write_run(run)
-        if rows and (reason := _stop_reason(setting, rows[-1])):
-            return reason
-        generation = len(rows) + 1
-        if generation > options.generations:
-            return None
-        parent = Parent(len(rows), store.generation_folder(len(rows)) / COMPACT_FILE if rows else model)
-        made: list[Row] = []
-
-        def fill(
-            folder: Path, generation: int = generation, parent: Parent = parent, made: list[Row] = made
-        ) -> None:
-            made.append(make_generation(setting, generation, [parent], seeds[generation - 1], folder))
-
-        try:
-            store.commit_generation(generation, fill)
-        except BudgetError as error:
-            if generation == 1:
-                raise
-            return f"Stopped before generation {generation}: {error}"
-        rows.append(made[0])
-        setting.observer.generation_done(made[0])
-
-
-def _stop_reason(setting: Setting, row: Row) -> str | None:
-    metric, options = setting.judge.metric, setting.options
-    drop = metric.drop(setting.score_validation_ancestor, row["score_validation"])
-    if drop > options.max_drop and row["generation"] < options.generations:
-        return (
-            f"Stopped after generation {row['generation']}: validation {metric.name} fell by {drop:.4g}, "
-            f"more than --max-drop {options.max_drop:g}."
-        )
-    return None
-
-
-def _finish(
-    setting: Setting,
-    store: RunStore,
-    run: dict[str, Any],
-    model: Path,
-    defaults: dict[str, Any],
-    threads: int,
-) -> None:
-    """Choose the best offspring, train it once more, time everything, and write the final run.json."""
-    rows: list[Row] = run["generations"]
-    if not rows:
-        store.write_run(run)
-        return
-    recovery_epochs = setting.options.retraining.recovery_epochs
-    if recovery_epochs is None:
-        recovery_epochs = int(defaults.get("recovery_epochs", 5))
-    chosen = choose_best(setting, rows)
-    seed = int(
-        np.random.SeedSequence(setting.options.seed)
-        .spawn(setting.options.generations + 1)[-1]
-        .generate_state(1)[0]
-    )
-    run["best"] = recover(setting, store, chosen, replace(setting.training, epochs=recovery_epochs), seed)
-    run["notes"] += run["best"].pop("notes")
-    setting.observer.stage(0, "timing in onnxruntime")
-    models = [model, *(store.generation_folder(row["generation"]) / COMPACT_FILE for row in rows)]
-    models.append(store.folder / "best.onnx")
-    run["bench"] = bench(models, batches=None, threads=threads, seed=setting.options.seed).to_json()
-    store.write_run(run)
+    _finish(case, setting, store, record)
+    return Run(store.folder, record)
 
 
 def _run_folder(model: Path, out: str | Path | None, resume: bool) -> Path:
@@ -202,115 +94,76 @@ def _run_folder(model: Path, out: str | Path | None, resume: bool) -> Path:
         return Path(out)
     if resume:
         raise RunError("--resume needs --out with the run directory to continue.")
-    import datetime
-
-    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{model.stem}-{stamp}"
+    return Path("runs") / f"{model.stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _encoding(options: EvolveOptions) -> Encoding:
-    encoding: Encoding = get("encodings", options.pressure.encoding)
-    pressure = options.pressure
-    changes: dict[str, Any] = {
-        "levels": pressure.levels,
-        "cluster_share": pressure.cluster_share,
-        "granularity": pressure.clusters,
-    }
-    return replace(encoding, **{name: value for name, value in changes.items() if value is not None})
+def _open(case: Case, folder: Path, resume: bool) -> tuple[RunStore, dict[str, Any]]:
+    """A fresh run directory, or the one to continue; and the configuration that it holds or must hold."""
+    configuration = configuration_of(case.model, case.task, case.options, case.encoding, case.training)
+    if not resume:
+        return RunStore.create(folder, {"configuration": configuration, "generations": []}), configuration
+    store = RunStore.resume(folder)
+    check_same(store.read_run().get("configuration"), configuration, folder)
+    return store, configuration
 
 
-def _training_budget(options: EvolveOptions, defaults: dict[str, Any]) -> TrainingBudget:
-    retraining = options.retraining
-    known = {name: value for name, value in defaults.items() if name in TrainingBudget.__dataclass_fields__}
-    given = {
-        "epochs": retraining.epochs,
-        "batch_size": retraining.batch_size,
-        "learning_rate": retraining.learning_rate,
-        "threads": options.threads,
-    }
-    return TrainingBudget(**{**known, **{name: value for name, value in given.items() if value is not None}})
+def _seeds(case: Case) -> list[np.random.SeedSequence]:
+    """One per generation, and one for recovery training: none depends on what happened before."""
+    return np.random.SeedSequence(case.options.seed).spawn(case.options.generations + 1)
 
 
-def _setting(
-    model: Path,
-    network: Network,
-    task: Task,
-    options: EvolveOptions,
-    encoding: Encoding,
-    budget: TrainingBudget,
-    align: int,
-    task_file: Path | None,
-    observer: Observer,
-) -> Setting:
-    observer.stage(0, "scoring the ancestor")
-    adapter = get("adapters", options.retraining.adapter)()
-    adapter_options = dict(options.retraining.adapter_options)
-    if task_file is not None:
-        adapter_options["task"] = str(task_file)
-    trainer = Trainer(adapter, task, model, adapter_options)
-    judge = Judge(task, options.threads or default_threads())
-    return Setting(
-        options=options,
-        encoding=encoding,
-        judge=judge,
-        trainer=trainer,
-        training=budget,
-        ancestor=count(network),
-        score_ancestor=judge.reported(model),
-        score_validation_ancestor=judge.validation(model),
-        warnings_ancestor=frozenset(load_warnings(model)),
-        align=align,
-        observer=observer,
+def _generations(case: Case, setting: Setting, store: RunStore, record: dict[str, Any]) -> str | None:
+    """Make every generation that is still missing; return why the run stopped early, if it did."""
+    seeds = _seeds(case)
+    rows: list[Row] = store.rows()
+    record["generations"] = rows
+    for row in rows:
+        setting.observer.generation_done(row)
+    store.write_run(record)
+    while len(rows) < case.options.generations:
+        if rows and (reason := _too_much_lost(setting, rows[-1])):
+            return reason
+        number = len(rows) + 1
+        parent = Parent(len(rows), store.generation_folder(len(rows)) / COMPACT_FILE if rows else case.model)
+        try:
+            with store.new_generation(number) as folder:
+                row = make_generation(setting, number, [parent], seeds[number - 1], folder)
+        except BudgetError as error:
+            if number == 1:
+                raise
+            return f"Stopped before generation {number}: {error}"
+        rows.append(row)
+        store.write_run(record)
+        setting.observer.generation_done(row)
+    return None
+
+
+def _too_much_lost(setting: Setting, row: Row) -> str | None:
+    metric, options = setting.judge.metric, setting.options
+    drop = metric.drop(setting.score_validation_ancestor, row["score_validation"])
+    if drop <= options.max_drop:
+        return None
+    return (
+        f"Stopped after generation {row['generation']}: validation {metric.name} fell by {drop:.4g}, "
+        f"more than --max-drop {options.max_drop:g}."
     )
 
 
-def _head(
-    model: Path,
-    network: Network,
-    task: Task,
-    how_found: str,
-    configuration: dict[str, Any],
-    choices: dict[str, Any],
-    setting: Setting,
-) -> dict[str, Any]:
-    """run.json before the first generation."""
-    metric = task.metric
-    ancestor: dict[str, Any] = {
-        "generation": 0,
-        "parents": [],
-        "seed": setting.options.seed,
-        **figures(setting.ancestor, setting.ancestor, model.stat().st_size),
-        "score": setting.score_ancestor,
-        "score_ancestor": setting.score_ancestor,
-        "score_validation": setting.score_validation_ancestor,
-    }
-    return {
-        "configuration": configuration,
-        "seed": setting.options.seed,
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        "choices": choices,
-        "task": {
-            "found": how_found,
-            "description": task.describe(),
-            "metric": metric.name,
-            "higher_is_better": metric.higher_is_better,
-            "unit": metric.unit,
-            "examples": {split: task.size(split) for split in _splits()},
-        },
-        "notes": [
-            how_found,
-            *(
-                []
-                if task.size("test")
-                else ["There is no test data: the score reported is the validation score."]
-            ),
-            *network.notes,
-            *(f"{left.name}: {left.reason}" for left in network.unprunable),
-        ],
-        "ancestor": ancestor,
-        "generations": [],
-    }
-
-
-def _splits() -> Sequence[Any]:
-    return ("train", "validation", "test")
+def _finish(case: Case, setting: Setting, store: RunStore, record: dict[str, Any]) -> None:
+    """Choose the best offspring, train it once more, time everything, and write the final run.json."""
+    rows: list[Row] = record["generations"]
+    budget = replace(setting.training, epochs=case.recovery_epochs)
+    seed = int(_seeds(case)[-1].generate_state(1)[0])
+    record["best"] = recover(setting, store, choose_best(setting, rows), budget, seed)
+    record["notes"] += record["best"].pop("notes")
+    setting.observer.stage(0, "timing in onnxruntime")
+    offspring = [store.generation_folder(row["generation"]) / COMPACT_FILE for row in rows]
+    timed = bench(
+        [case.model, *offspring, store.folder / BEST_FILE],
+        batches=None,
+        threads=case.timing_threads,
+        seed=case.options.seed,
+        input_shapes=case.options.input_shapes or None,
+    )
+    record["bench"] = timed.to_json()
+    store.write_run(record)

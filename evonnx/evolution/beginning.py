@@ -1,0 +1,190 @@
+"""Before the first generation: everything a run needs, found, checked and decided."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from evonnx.adapter import TrainingBudget
+from evonnx.dependency import analyse
+from evonnx.errors import RunError
+from evonnx.evolution.alignment import measure_alignment
+from evonnx.evolution.generation import Setting, figures
+from evonnx.evolution.judging import Judge, check_examples
+from evonnx.evolution.options import EvolveOptions, Observer
+from evonnx.evolution.retraining import Trainer
+from evonnx.genome import Encoding
+from evonnx.network import Network, load_network
+from evonnx.plugins import get
+from evonnx.resources import count
+from evonnx.run_store import RunStore
+from evonnx.sessions import default_threads, load_warnings
+from evonnx.task import Task
+from evonnx.tasks import find_task, find_task_file
+
+DEFAULT_RECOVERY_EPOCHS = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the user gave, read and checked; nothing is written yet."""
+
+    model: Path
+    """The ancestor."""
+    network: Network
+    task: Task
+    task_file: Path | None
+    how_found: str
+    """Where the task came from, a sentence."""
+    options: EvolveOptions
+    """With the number of threads decided."""
+    timing_threads: int
+    encoding: Encoding
+    training: TrainingBudget
+    recovery_epochs: int
+
+
+def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> Case:
+    """Read the model and the task, and decide what options and task file leave open.
+
+    Raises:
+        EvonnxError: anything is wrong with them, or there is nothing to evolve.
+    """
+    network = load_network(model, options.input_shapes)
+    if not network.weights:
+        raise RunError(
+            f"{model} has no convolution, Gemm or MatMul with constant weights, so there is nothing to "
+            "evolve; `evonnx inspect` shows what was seen."
+        )
+    the_task, how_found, defaults = find_task(model, network, task)
+    check_examples(the_task, options.retraining.epochs)
+    get("adapters", options.retraining.adapter)  # a wrong name is told before anything is written
+    recovery_epochs = options.retraining.recovery_epochs
+    if recovery_epochs is None:
+        recovery_epochs = int(defaults.get("recovery_epochs", DEFAULT_RECOVERY_EPOCHS))
+    decided = replace(options, threads=options.threads or default_threads())
+    return Case(
+        model=model,
+        network=network,
+        task=the_task,
+        task_file=find_task_file(model, task),
+        how_found=how_found,
+        options=decided,
+        # One thread unless told otherwise: idle neighbours then change the figures least.
+        timing_threads=options.threads or 1,
+        encoding=_encoding(options),
+        training=_training_budget(decided, defaults),
+        recovery_epochs=recovery_epochs,
+    )
+
+
+def _encoding(options: EvolveOptions) -> Encoding:
+    encoding: Encoding = get("encodings", options.pressure.encoding)
+    pressure = options.pressure
+    changes: dict[str, Any] = {
+        "levels": pressure.levels,
+        "cluster_share": pressure.cluster_share,
+        "granularity": pressure.clusters,
+    }
+    return replace(encoding, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _training_budget(options: EvolveOptions, defaults: dict[str, Any]) -> TrainingBudget:
+    """The command line's word, else the task file's, else the adapter's default (None)."""
+    retraining = options.retraining
+    known = {name: value for name, value in defaults.items() if name in TrainingBudget.__dataclass_fields__}
+    given = {
+        "epochs": retraining.epochs,
+        "batch_size": retraining.batch_size,
+        "learning_rate": retraining.learning_rate,
+        "threads": options.threads,
+    }
+    return TrainingBudget(**{**known, **{name: value for name, value in given.items() if value is not None}})
+
+
+def choose(case: Case, store: RunStore, observer: Observer) -> dict[str, Any]:
+    """What depends on the machine, recorded so that a resumed run repeats it."""
+    if case.options.pressure.align is not None:
+        return {"align": case.options.pressure.align}
+    observer.stage(0, "measuring channel alignments")
+    workspace = store.workspace("alignment")
+    try:
+        return measure_alignment(
+            case.network,
+            analyse(case.network),
+            case.encoding,
+            workspace,
+            case.timing_threads,
+            case.options.input_shapes,
+        )
+    finally:
+        store.discard(workspace)
+
+
+def setting_of(case: Case, align: int, observer: Observer) -> Setting:
+    """Score the ancestor and gather what stays the same for every generation."""
+    observer.stage(0, "scoring the ancestor")
+    adapter_options = dict(case.options.retraining.adapter_options)
+    if case.task_file is not None:
+        adapter_options["task"] = str(case.task_file)
+    judge = Judge(case.task, case.options.threads or default_threads())
+    return Setting(
+        options=case.options,
+        encoding=case.encoding,
+        judge=judge,
+        trainer=Trainer(
+            get("adapters", case.options.retraining.adapter)(), case.task, case.model, adapter_options
+        ),
+        training=case.training,
+        ancestor=count(case.network),
+        score_ancestor=judge.reported(case.model),
+        score_validation_ancestor=judge.validation(case.model),
+        warnings_ancestor=frozenset(load_warnings(case.model)),
+        align=align,
+        observer=observer,
+    )
+
+
+def first_record(
+    case: Case, configuration: dict[str, Any], choices: dict[str, Any], setting: Setting
+) -> dict[str, Any]:
+    """run.json before the first generation."""
+    task, network = case.task, case.network
+    no_test = ["There is no test data: the score reported is the validation score."]
+    return {
+        "configuration": configuration,
+        "seed": case.options.seed,
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "choices": choices,
+        "task": {
+            "found": case.how_found,
+            "description": task.describe(),
+            "metric": task.metric.name,
+            "higher_is_better": task.metric.higher_is_better,
+            "unit": task.metric.unit,
+            "examples": {
+                "train": task.size("train"),
+                "validation": task.size("validation"),
+                "test": task.size("test"),
+            },
+        },
+        "notes": [
+            case.how_found,
+            *([] if task.size("test") else no_test),
+            *network.notes,
+            *(f"{left.name}: {left.reason}" for left in network.unprunable),
+        ],
+        "ancestor": {
+            "generation": 0,
+            "parents": [],
+            "seed": case.options.seed,
+            **figures(setting.ancestor, setting.ancestor, case.model.stat().st_size),
+            "score": setting.score_ancestor,
+            "score_ancestor": setting.score_ancestor,
+            "score_validation": setting.score_validation_ancestor,
+        },
+        "generations": [],
+    }
