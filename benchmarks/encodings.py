@@ -56,10 +56,9 @@ def last_offspring(
         retraining=Retraining(epochs=given.epochs, recovery_epochs=0),
     )
     with tempfile.TemporaryDirectory() as folder:
-        row: dict[str, Any] = evolve(model, out=Path(folder) / "run", options=options).record["generations"][
-            -1
-        ]
-    return row
+        run = evolve(model, out=Path(folder) / "run", options=options)
+        rows: list[dict[str, Any]] = run.record["generations"]
+    return rows[-1]
 
 
 def main() -> None:

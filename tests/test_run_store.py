@@ -34,9 +34,14 @@ def test_rows_are_the_complete_generations_in_order(tmp_path):
 
 def test_a_generation_that_fails_leaves_nothing(tmp_path):
     store = RunStore.create(tmp_path / "run", {})
-    with pytest.raises(RunError, match="no"), store.new_generation(1) as folder:
-        (folder / "masked.onnx").write_bytes(b"half")
-        raise RunError("no")
+
+    def fail() -> None:
+        with store.new_generation(1) as folder:
+            (folder / "masked.onnx").write_bytes(b"half")
+            raise RunError("no")
+
+    with pytest.raises(RunError, match="no"):
+        fail()
     assert [path.name for path in store.folder.iterdir()] == ["run.json"]
     store.abandon_if_empty()
     assert not store.folder.exists()
