@@ -236,7 +236,10 @@ def run_session(
         values = session.run(names, dict(feeds))
     except Exception as error:  # onnxruntime's classes share no base but Exception
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
-        raise ModelError(f"onnxruntime cannot run the model on {shapes}: {clean_message(error)}.") from error
+        raise ModelError(
+            f"onnxruntime cannot run the model on {shapes}: {clean_message(error)}. Where these sizes were "
+            "assumed for open dimensions, give ones the model accepts with --input-shape NAME=1,3,224,224."
+        ) from error
     return dict(zip(names, values, strict=True))
 
 

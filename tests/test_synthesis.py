@@ -412,3 +412,15 @@ def test_a_dead_parent_layer_and_dead_outputs_are_left_alone() -> None:
     one = sample(solution, np.random.default_rng(0))
     assert one.survivors <= 3
     assert not one.masks["w0"].any()
+
+
+@pytest.mark.parametrize(
+    "name", ["cntk_style", "matmul_mlp", "gemm_trans_b", "conv_transpose", "matmul_left"]
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_layouts_that_are_not_contiguous_are_trimmed_too(name: str, seed: int) -> None:
+    network, coupling = named(name)
+    genome = encode(network, find_clusters(network, coupling, "channel"), adaptive)
+    for share in (0.6, 0.8):
+        drawn = synthesize(network, coupling, genome, Budget(share), np.random.default_rng(seed))
+        assert drawn.survivors <= share * drawn.parent_synapses

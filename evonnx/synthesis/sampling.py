@@ -257,7 +257,11 @@ class _Draft:
         """Run removal to its fixed point."""
         network = self.solution.network
         closed = close(network, self.solution.coupling, self.stored()).masks
-        self.masks = {name: network.weights[name].to_canonical(mask) for name, mask in closed.items()}
+        # Trimming writes through flat views, which only contiguous arrays have.
+        self.masks = {
+            name: np.ascontiguousarray(network.weights[name].to_canonical(mask))
+            for name, mask in closed.items()
+        }
 
     def _reach(self) -> Reach:
         step = through_living(lambda name, rows: self.masks[name][rows])

@@ -60,7 +60,7 @@ def trim_synapses(
     Args:
         genome: what the sample was drawn from.
         pressure: the environment it was drawn under.
-        masks: canonical; only subsets of the parent's live synapses.
+        masks: canonical and contiguous; only subsets of the parent's live synapses.
         prices: amount per synapse of each layer.
         excess: amount to get rid of.
         protected: synapses to spare.
