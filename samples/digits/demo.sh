@@ -7,6 +7,6 @@ out=runs/digits-demo-$(date +%Y%m%d-%H%M%S)-$$
 OMP_WAIT_POLICY=PASSIVE
 export OMP_WAIT_POLICY
 
-evonnx evolve "$here/lenet5.onnx" --gens 10 --keep 0.78 --out "$out" "$@"
+evonnx evolve "$here/lenet5.onnx" --gens 10 --keep 0.75 --out "$out" "$@"
 echo
 evonnx bench "$here/lenet5.onnx" "$out/best.onnx" --batch 1,32 --provider cpu --threads 1
