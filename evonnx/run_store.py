@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from evonnx.durable import PARTIAL, sync_folder, write_whole
 from evonnx.errors import RunError
 from evonnx.masks import Masks
 
@@ -31,36 +31,20 @@ COMPACT_FILE = "compact.onnx"
 MASKS_FILE = "masks.safetensors"
 LINEAGE_FILE = "lineage.safetensors"
 BEST_FILE = "best.onnx"
-_PARTIAL = ".partial-"
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; not every platform can open a folder."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write beside, flush to disk, rename: readers see the old file or the new one, never a part."""
-    partial = path.with_name(f"{_PARTIAL}{os.getpid()}-{path.name}")
+    """Put a file in place whole.
+
+    Raises:
+        RunError: it cannot be written; what was there before is untouched.
+    """
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_whole(path, data)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise RunError(
             f"Cannot write {path}: {error.strerror or error}. Check the folder and the free space."
         ) from error
-    _sync_folder(path.parent)
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
@@ -147,7 +131,7 @@ class RunStore:
         """Open a run that was begun, and clear what a killed process left half-written."""
         store = cls(folder)
         store.read_run()
-        for partial in folder.glob(f"{_PARTIAL}*"):
+        for partial in folder.glob(f"{PARTIAL}*"):
             if partial.is_dir():
                 shutil.rmtree(partial)
             else:
@@ -183,7 +167,7 @@ class RunStore:
 
     def workspace(self, label: str) -> Path:
         """An empty folder inside the run for work in progress; gone with `discard` or at the next resume."""
-        folder = self.folder / f"{_PARTIAL}{label}"
+        folder = self.folder / f"{PARTIAL}{label}"
         if folder.exists():
             shutil.rmtree(folder)
         try:
@@ -208,10 +192,10 @@ class RunStore:
         except BaseException:
             self.discard(partial)
             raise
-        _sync_folder(partial)
+        sync_folder(partial)
         final = self.generation_folder(generation)
         try:
             partial.rename(final)
         except OSError as error:
             raise RunError(f"Cannot put {final} into place: {error.strerror or error}.") from error
-        _sync_folder(self.folder)
+        sync_folder(self.folder)

@@ -26,7 +26,7 @@ from evonnx.dependency.ids import IdArray, UnionFind
 from evonnx.dependency.sizes import Size, Sizes, sizes_of_constant
 from evonnx.errors import ModelError
 from evonnx.network import Array, Network, Weight
-from evonnx.onnx_io import constant_tensor
+from evonnx.onnx_io import constant_tensor, subgraphs
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ class Scope:
 def captured_values(node: ir.Node) -> list[ir.Value]:
     """Values of outer graphs that a node's subgraphs (If, Loop, Scan bodies) read."""
     found: dict[int, ir.Value] = {}
-    for graph in _subgraphs(node):
+    for graph in subgraphs(node):
         inner = {id(value) for value in graph.inputs}
         for body in graph:
             inner.update(id(value) for value in body.outputs)
@@ -326,13 +326,3 @@ def captured_values(node: ir.Node) -> list[ir.Value]:
             if id(value) not in inner and not (value.is_initializer() and value.graph is graph):
                 found[id(value)] = value
     return list(found.values())
-
-
-def _subgraphs(node: ir.Node) -> list[ir.Graph]:
-    graphs: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            graphs.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            graphs.extend(attribute.as_graphs())
-    return graphs

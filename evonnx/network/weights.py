@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from evonnx.errors import ModelError
 from evonnx.network.operands import RELAYOUTS, WEIGHT_PORTS, Relayout, Source, static_shape, trace
 from evonnx.network.shapes import Dim
-from evonnx.onnx_io import constant_tensor, model_label, node_labels
+from evonnx.onnx_io import constant_tensor, model_label, node_labels, subgraphs
 
 Array = NDArray[np.generic]
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -352,7 +352,7 @@ def _nested_weights(model: ir.Model, labels: Mapping[ir.Node, str]) -> list[Unpr
     """Weights of subgraphs (If, Loop, Scan) and of local functions: seen, and left alone."""
     found: list[Unprunable] = []
     for node in model.graph:
-        for graph in _subgraphs(node):
+        for graph in subgraphs(node):
             reason = f"it is inside the {node.op_type} subgraph of node {labels[node]}"
             found.extend(_all_ports(graph, labels[node], reason))
     for function in model.functions.values():
@@ -367,16 +367,6 @@ def _all_ports(graph: ir.Graph, label: str, reason: str) -> list[Unprunable]:
             origin = trace(node.inputs[index])
             if origin is not None and origin.value.name:
                 found.append(Unprunable(origin.value.name, label, reason))
-        for inner in _subgraphs(node):
+        for inner in subgraphs(node):
             found.extend(_all_ports(inner, label, reason))
     return found
-
-
-def _subgraphs(node: ir.Node) -> list[ir.Graph]:
-    graphs: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            graphs.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            graphs.extend(attribute.as_graphs())
-    return graphs

@@ -13,6 +13,7 @@ from evonnx.onnx_io.files import (
     set_array,
     stored_bytes,
     stored_parameters,
+    subgraphs,
     to_bytes,
 )
 from evonnx.onnx_io.versions import newest_supported
@@ -31,5 +32,6 @@ __all__ = [
     "set_array",
     "stored_bytes",
     "stored_parameters",
+    "subgraphs",
     "to_bytes",
 ]

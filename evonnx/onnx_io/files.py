@@ -6,7 +6,6 @@ every refusal is a `ModelError` naming the file. Weights in external files stay 
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError
 from numpy.typing import NDArray
 
+from evonnx.durable import write_whole
 from evonnx.errors import ModelError
 from evonnx.onnx_io.checks import check_proto
 from evonnx.onnx_io.versions import DEFAULT_DOMAINS, check_versions
@@ -74,9 +74,9 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
             ir.external_data.unload_from_model(
                 model, file.absolute().parent, f"{file.name}.data", size_threshold_bytes=1024
             )
-            _write_atomically(file, _serialize(model))
+            write_whole(file, _serialize(model))
         else:
-            _write_atomically(file, to_bytes(model))
+            write_whole(file, to_bytes(model))
     except OSError as error:
         reason = error.strerror or str(error)
         raise ModelError(
@@ -187,6 +187,17 @@ def set_array(model: ir.Model, name: str, array: NDArray[np.generic]) -> None:
     node.attributes["value"] = ir.AttrTensor("value", fresh)
     if value.shape is not None:
         value.shape = ir.Shape(array.shape)
+
+
+def subgraphs(node: ir.Node) -> list[ir.Graph]:
+    """Bodies of a control-flow node (If, Loop, Scan), one level down."""
+    graphs: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            graphs.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            graphs.extend(attribute.as_graphs())
+    return graphs
 
 
 def find_constant(model: ir.Model, name: str) -> ir.Value | None:
@@ -329,20 +340,6 @@ def _external(tensor: ir.TensorProtocol) -> bool:
 
 def _is_string(tensor: ir.TensorProtocol) -> bool:
     return tensor.dtype == ir.DataType.STRING
-
-
-def _write_atomically(file: Path, data: bytes) -> None:
-    """Beside the target, flushed, then renamed: the target is always the old file or the whole new one."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(file)
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
 
 
 def _last_line(error: BaseException) -> str:
