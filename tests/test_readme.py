@@ -1,0 +1,76 @@
+"""The README's commands run as they stand, in order, on a small model."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from evolution_support import write_case
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+TRAINER = """
+import shutil, sys
+shutil.copyfile(sys.argv[1], sys.argv[3])
+"""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme")
+    write_case(folder)
+    (folder / "my_train.py").write_text(TRAINER)
+    return folder
+
+
+def test_every_command_runs(folder):
+    commands = [line for block in blocks("sh") for line in block.splitlines()]
+    assert len(commands) >= 9
+    for line in commands:
+        words = shlex.split(line)
+        assert words[0] == "evonnx", line
+        words = [word.replace("python ", f"{shlex.quote(sys.executable)} ", 1) for word in words[1:]]
+        done = subprocess.run(
+            [sys.executable, "-m", "evonnx", *words], cwd=folder, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert done.stdout.strip(), line
+
+
+def test_the_python_example_runs(folder):
+    (example,) = blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[0]) > 1
+
+
+def test_the_task_file_is_one(folder):
+    from evonnx.network import load_network
+    from evonnx.tasks import load_task
+
+    (example,) = blocks("toml")
+    (folder / "readme.toml").write_text(example)
+    assert load_task(folder / "readme.toml", load_network(folder / "model.onnx")).size("test") == 60
+
+
+def test_links_and_options_exist():
+    text = README.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (README.parent / target).exists(), target
+    shown = subprocess.run(
+        [sys.executable, "-m", "evonnx", "evolve", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for option in re.findall(r"^\| `(--[a-z-]+)", text, re.MULTILINE):
+        assert option in shown, option
