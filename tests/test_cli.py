@@ -31,7 +31,8 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture
-def evonnx_cli(capsys: pytest.CaptureFixture[str]) -> CommandLine:
+def evonnx_cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    monkeypatch.setenv("COLUMNS", "160")  # or tables fold at the width of whatever runs the tests
     return CommandLine(capsys)
 
 
