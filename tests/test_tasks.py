@@ -404,7 +404,7 @@ def test_tasks_are_found_in_order(tmp_path):
     assert task.name == "distillation"
     assert "no model.toml" in how
     assert "data-free self-distillation" in how
-    assert retrain == {}
+    assert retrain == {"epochs": 5, "recovery_epochs": 10}
     (tmp_path / "model.toml").write_text(
         '[task]\nkind = "classification"\ntest = "d.npz"\n[retrain]\nepochs = 3\n'
     )

@@ -34,6 +34,10 @@ _MEMBERS: Mapping[str, type | None] = {
 """Members of the task protocol with their types; None: a method."""
 
 
+DATA_FREE_RETRAIN: Mapping[str, Any] = {"epochs": 5, "recovery_epochs": 10}
+"""Without data: few inputs are synthesised, so one epoch would be a handful of steps."""
+
+
 class FoundTask(NamedTuple):
     """A task, how it was found, and its retraining defaults."""
 
@@ -41,7 +45,8 @@ class FoundTask(NamedTuple):
     how: str
     """A sentence for screen and report."""
     retrain: dict[str, Any]
-    """The [retrain] table: fields of `TrainingBudget` and `recovery_epochs`; empty without a task file."""
+    """The [retrain] table: fields of `TrainingBudget` and `recovery_epochs`; `DATA_FREE_RETRAIN`
+    without a task file."""
 
 
 def load_task(path: str | Path, network: Network) -> Task:
@@ -76,7 +81,8 @@ def find_task(model_path: str | Path, network: Network, explicit: str | Path | N
             "scored on synthesised inputs by agreement with the ancestor, which says nothing about accuracy "
             "on real data."
         )
-        return FoundTask(_construct("distillation", get("tasks", "distillation"), {}, network), how, {})
+        task = _construct("distillation", get("tasks", "distillation"), {}, network)
+        return FoundTask(task, how, dict(DATA_FREE_RETRAIN))
     file = read_task_file(path)
     how = f"Task from {path.name}, " + ("as given." if explicit is not None else "found beside the model.")
     return FoundTask(build_task(file, network), how, dict(file.retrain))
