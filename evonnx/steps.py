@@ -62,17 +62,20 @@ def write_checked(model: ir.Model, path: str | Path, parent: str | Path) -> None
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".evonnx-") as folder:
             draft = Path(folder) / path.name
             save_model(model, draft)
-            if _passes(parent):
-                check_file(draft)
+            _check_like(draft, parent)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ModelError(f"Cannot write {path}: {reason}. Choose another output path.") from error
     save_model(model, path)
 
 
-def _passes(path: str | Path) -> bool:
+def _check_like(draft: Path, parent: str | Path) -> None:
+    """The parent is checked only where the draft fails, which is rare: checking a large file takes long."""
     try:
-        check_file(path)
+        check_file(draft)
     except ModelError:
-        return False
-    return True
+        try:
+            check_file(parent)
+        except ModelError:
+            return
+        raise

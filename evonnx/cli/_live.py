@@ -31,7 +31,6 @@ class LiveObserver(Observer):
         )
         self.generations = self.bars.add_task("generations", total=None, news="")
         self.epochs = self.bars.add_task("training", total=None, news="", visible=False)
-        self._plain_stage = ""
 
     def __enter__(self) -> LiveObserver:
         self.bars.start()

@@ -91,6 +91,10 @@ class Setting:
     align: int
     observer: Observer
 
+    def validation_drop(self, row: Row) -> float:
+        """How much an offspring lost on validation data, in the metric's own unit."""
+        return self.judge.metric.drop(self.score_validation_ancestor, row["score_validation"])
+
 
 @dataclass(frozen=True)
 class Offspring:

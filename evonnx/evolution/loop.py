@@ -139,13 +139,12 @@ def _generations(case: Case, setting: Setting, store: RunStore, record: dict[str
 
 
 def _too_much_lost(setting: Setting, row: Row) -> str | None:
-    metric, options = setting.judge.metric, setting.options
-    drop = metric.drop(setting.score_validation_ancestor, row["score_validation"])
+    drop, options = setting.validation_drop(row), setting.options
     if drop <= options.max_drop:
         return None
     return (
-        f"Stopped after generation {row['generation']}: validation {metric.name} fell by {drop:.4g}, "
-        f"more than --max-drop {options.max_drop:g}."
+        f"Stopped after generation {row['generation']}: validation {setting.judge.metric.name} fell by "
+        f"{drop:.4g}, more than --max-drop {options.max_drop:g}."
     )
 
 

@@ -18,15 +18,10 @@ def choose_best(setting: Setting, rows: list[Row]) -> Row:
 
     Where no offspring is within the bound, the one that lost least.
     """
-    metric = setting.judge.metric
-
-    def drop(row: Row) -> float:
-        return metric.drop(setting.score_validation_ancestor, row["score_validation"])
-
-    within = [row for row in rows if drop(row) <= setting.options.max_drop]
+    within = [row for row in rows if setting.validation_drop(row) <= setting.options.max_drop]
     if within:
         return min(within, key=lambda row: (row["synapses"], row["bytes"]))
-    return min(rows, key=drop)
+    return min(rows, key=setting.validation_drop)
 
 
 def recover(
