@@ -21,6 +21,7 @@ from evonnx.dependency.coupling import (
     Flow,
     Joined,
     Taken,
+    Zeros,
 )
 from evonnx.network import Network
 
@@ -67,6 +68,8 @@ class _Evaluator:
                 return self.known.get((name, axis))
             case Constant():
                 return self._constant(flow)
+            case Zeros(length):
+                return np.ones(length, dtype=np.bool_)
             case AllOf(terms):
                 found = [self.evaluate(term) for term in terms]
                 known = [flags for flags in found if flags is not None]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 ClassIds = NDArray[np.int64]
 
-NOT_ZEROED = frozenset({"variance", "divisor", "exponent"})
+NOT_ZEROED = frozenset({"variance", "divisor", "exponent", "quantizer"})
 """Roles of channel vectors that keep their values when their channel dies: zero would make NaN or
 infinity."""
 
@@ -47,7 +47,8 @@ class ChannelVector:
     """Tensor name of the initializer (or Constant)."""
     axis: int
     role: str
-    """"bias", "scale", "shift", "mean", "variance", "slope", "addend", "factor", "divisor" or "exponent"."""
+    """"bias", "scale", "shift", "mean", "variance", "slope", "addend", "factor", "divisor", "exponent"
+    or "quantizer" (scale or zero point)."""
     node_label: str
     layer: str | None = None
     """The weight whose output alone it shapes, before that meets anything else; None after a merge."""
@@ -133,6 +134,13 @@ class Constant(Flow):
 
     name: str
     axis: int | None
+
+
+@dataclass(frozen=True)
+class Zeros(Flow):
+    """Always zero: what zero padding adds."""
+
+    length: int
 
 
 @dataclass(frozen=True)
