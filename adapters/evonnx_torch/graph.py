@@ -1,9 +1,4 @@
-"""An ONNX graph as plain data, and which of its constants are trained.
-
-Trained are the floating-point constants of the main graph that reach a weight port (`_PORTS`), directly or
-through a constant relayout. Everything else (shapes, bounds, priors, constants of control-flow subgraphs)
-keeps its value.
-"""
+"""An ONNX graph as plain data."""
 
 from __future__ import annotations
 
@@ -11,47 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from evonnx.errors import AdapterError
 from evonnx.network import Array
 from evonnx.onnx_io import constant_tensor, node_labels
-
-_PORTS: Mapping[str, tuple[int, ...]] = {
-    "Conv": (1, 2),
-    "ConvTranspose": (1, 2),
-    "Gemm": (0, 1, 2),
-    "MatMul": (0, 1),
-    "BatchNormalization": (1, 2),
-    "InstanceNormalization": (1, 2),
-    "LayerNormalization": (1, 2),
-    "GroupNormalization": (1, 2),
-    "RMSNormalization": (1,),
-    "PRelu": (1,),
-    "LSTM": (1, 2, 3),
-    "GRU": (1, 2, 3),
-}
-_ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div"})
-"""Their constants are trained where they are one value per channel: scalars and whole maps (priors) are not
-weights."""
-_RELAYOUTS = frozenset(
-    {
-        "Reshape",
-        "Transpose",
-        "Identity",
-        "Cast",
-        "Squeeze",
-        "Unsqueeze",
-        "Slice",
-        "Concat",
-        "Expand",
-        "Flatten",
-    }
-)
-_STATISTICS = (3, 4)
-"""Inputs of BatchNormalization that training re-estimates."""
 
 
 @dataclass(frozen=True)
@@ -108,18 +68,6 @@ class Graph:
     def producers(self) -> dict[str, Node]:
         """The node behind each tensor name."""
         return {name: node for node in self.nodes for name in node.outputs if name}
-
-
-@dataclass(frozen=True)
-class Roles:
-    """What training may change, by tensor name."""
-
-    trained: tuple[str, ...]
-    statistics: tuple[str, ...]
-    """Running means and variances."""
-    decayed: frozenset[str]
-    """Trained ones that weight decay applies to: weights of two and more axes, not biases and norm
-    parameters."""
 
 
 def is_float(dtype: ir.DataType) -> bool:
@@ -213,51 +161,3 @@ def _input(value: ir.Value) -> Input:
     if value.shape is not None:
         dims = tuple(dim if isinstance(dim, int) and dim > 0 else None for dim in value.shape.dims)
     return Input(value.name or "", value.dtype or ir.DataType.FLOAT, dims)
-
-
-def find_roles(graph: Graph) -> Roles:
-    """Which constants of the main graph are trained, and which are norm statistics."""
-    floats = {name: array for name, array in graph.constants.items() if is_float_array(array)}
-    origins: dict[str, tuple[str, ...]] = {name: (name,) for name in floats}
-    inputs = {value.name for value in graph.inputs}
-    trained: dict[str, None] = {}
-    weights: set[str] = set()
-    statistics: dict[str, None] = {}
-    for node in _all_nodes(graph, frozenset()):
-        if node.op_type in _RELAYOUTS:
-            sources = [origins.get(name) for name in node.inputs[: None if node.op_type == "Concat" else 1]]
-            if sources and all(source is not None for source in sources):
-                origins[node.outputs[0]] = tuple(name for source in sources for name in source or ())
-        if node.op_type in _ELEMENTWISE and len(node.inputs) == 2:
-            for name, other in (node.inputs, node.inputs[::-1]):
-                if other not in inputs and other not in graph.constants:
-                    # A relaid vector keeps its size, so the stored shape tells.
-                    vectors = [o for o in origins.get(name, ()) if _per_channel(floats[o])]
-                    trained.update(dict.fromkeys(vectors))
-        for port in _PORTS.get(node.op_type, ()):
-            for name in origins.get(node.inputs[port], ()) if port < len(node.inputs) else ():
-                trained[name] = None
-                if port < 2 and "Normalization" not in node.op_type and node.op_type != "PRelu":
-                    weights.add(name)
-        if node.op_type == "BatchNormalization":
-            statistics.update({node.inputs[i]: None for i in _STATISTICS if node.inputs[i] in floats})
-    return Roles(
-        trained=tuple(name for name in graph.constants if name in trained and name not in statistics),
-        statistics=tuple(statistics),
-        decayed=frozenset(name for name in weights if floats[name].ndim >= 2),
-    )
-
-
-def _all_nodes(graph: Graph, shadowed: frozenset[str]) -> Iterator[Node]:
-    """Nodes of a graph and its branches; names that a branch defines itself are hidden from the result."""
-    for node in graph.nodes:
-        if shadowed:
-            names = tuple("" if name in shadowed else name for name in node.inputs)
-            node = replace(node, inputs=names)
-        yield node
-        for branch in node.branches.values():
-            yield from _all_nodes(branch, shadowed | branch.constants.keys())
-
-
-def _per_channel(array: Array) -> bool:
-    return array.size > 1 and np.count_nonzero(np.array(array.shape) > 1) == 1

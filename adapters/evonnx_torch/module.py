@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from evonnx.network import Array
-from evonnx_torch.graph import Graph, Roles, find_roles, is_float, read_graph
+from evonnx_torch.graph import Graph, is_float, read_graph
 from evonnx_torch.ops._base import NormState, Renorm
 from evonnx_torch.program import SUPPORTED, Program, Setting, compile_program, to_tensor
+from evonnx_torch.roles import Roles, find_roles
 
 _PROGRAMS = 16
 """Compiled programs kept; each belongs to one set of input shapes."""
@@ -23,7 +24,7 @@ _PROGRAMS = 16
 class OnnxModule(nn.Module):
     """A graph as a module.
 
-    Parameters are the trained constants (see `evonnx_torch.graph`), in float32, reachable by tensor name
+    Parameters are the trained constants (see `evonnx_torch.roles`), in float32, reachable by tensor name
     through `weights`; norm statistics are buffers, reachable through `statistics`. Programs are compiled per
     input shapes on first use. In training mode BatchNormalization uses batch statistics and Dropout is
     active.

@@ -81,8 +81,12 @@ def to_tensor(array: Array) -> Tensor:
     others."""
     if is_float_array(array):
         return torch.from_numpy(np.array(array, dtype=np.float32))
+    if array.dtype.name.startswith("float"):  # 8 bits and less
+        return torch.from_numpy(array.astype(np.float32))
     if array.dtype.name in ("uint16", "uint32", "uint64"):
         return torch.from_numpy(array.astype(np.int64))
+    if array.dtype.name in ("int4", "uint4", "int2", "uint2"):
+        return torch.from_numpy(array.astype(np.int8))
     return torch.from_numpy(np.array(array))
 
 
@@ -150,7 +154,7 @@ class _Compiler:
             if name in self.leaves and name not in scope:
                 scope[name] = self.leaf(self.leaves[name])
             else:
-                scope[name] = Value(to_tensor(array), known=True)
+                scope[name] = Value(to_tensor(array), known=True, stored=array.dtype.name)
         nodes = _ancestors(graph, outputs)
         last = {name: place for place, node in enumerate(nodes) for name in node.reads()}
         for place, node in enumerate(nodes):

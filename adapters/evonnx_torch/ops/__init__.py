@@ -1,15 +1,18 @@
 """Operators: one file per family, each registering builders in the shared table."""
 
 from evonnx_torch.ops import (
+    attention,
     convolution,
     elementwise,
     indexing,
     linear,
     normalization,
     pooling,
+    quantization,
     recurrent,
     reduction,
     resizing,
+    scattering,
     shaping,
 )
 from evonnx_torch.ops._base import BUILDERS, Builder, Call, Emit, Unsupported, Value
@@ -21,14 +24,17 @@ __all__ = [
     "Emit",
     "Unsupported",
     "Value",
+    "attention",
     "convolution",
     "elementwise",
     "indexing",
     "linear",
     "normalization",
     "pooling",
+    "quantization",
     "recurrent",
     "reduction",
     "resizing",
+    "scattering",
     "shaping",
 ]

@@ -32,6 +32,8 @@ class Value:
     """Where data lives in the program; -1 for known values."""
     from_data: bool = False
     """Depends on a graph input, so its leading axis may be the batch."""
+    stored: str = ""
+    """Element type in the file (numpy's name), of constants; the tensor's own may be wider."""
 
 
 @dataclass
@@ -119,6 +121,11 @@ class Call:
                 f"input {index} depends on the data; only constants and shapes are supported there"
             )
         return self.example(index)
+
+    def stored_type(self, index: int) -> str:
+        """An operand's element type by numpy's name, as the file has it where it is a constant."""
+        value = self.inputs[index]
+        return value.stored if value is not None and value.stored else str(self.example(index).dtype)[6:]
 
     def ints(self, index: int) -> tuple[int, ...]:
         """A known operand as integers."""

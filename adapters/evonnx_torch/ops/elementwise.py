@@ -16,8 +16,12 @@ from evonnx_torch.ops._base import Call, Emit, Unsupported, builder
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs,
     "Acos": torch.acos,
+    "Acosh": torch.acosh,
     "Asin": torch.asin,
+    "Asinh": torch.asinh,
     "Atan": torch.atan,
+    "Atanh": torch.atanh,
+    "BitwiseNot": torch.bitwise_not,
     "Ceil": torch.ceil,
     "Cos": torch.cos,
     "Cosh": torch.cosh,
@@ -25,7 +29,6 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Exp": torch.exp,
     "Floor": torch.floor,
     "Identity": lambda x: x,
-    "IsInf": torch.isinf,
     "IsNaN": torch.isnan,
     "Log": torch.log,
     "Mish": F.mish,
@@ -40,7 +43,6 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Sinh": torch.sinh,
     "Softplus": lambda x: F.softplus(x, 1.0, 20.0),
     "Softsign": F.softsign,
-    "Sqrt": torch.sqrt,
     "Tan": torch.tan,
     "Tanh": torch.tanh,
     "HardSwish": F.hardswish,
@@ -48,6 +50,9 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
 _BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Add": torch.add,
     "And": torch.logical_and,
+    "BitwiseAnd": torch.bitwise_and,
+    "BitwiseOr": torch.bitwise_or,
+    "BitwiseXor": torch.bitwise_xor,
     "Equal": torch.eq,
     "Greater": torch.gt,
     "GreaterOrEqual": torch.ge,
@@ -107,6 +112,42 @@ def mean(call: Call) -> Emit:
     return call.emit(lambda *operands: reduce(torch.add, operands) * share)
 
 
+class _Root(torch.autograd.Function):
+    """Square root whose gradient at 0 is 0: a dead channel's norm must not turn the others into NaN."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """The root."""
+        y = torch.sqrt(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """gradient / (2 y), 0 where y is 0."""
+        y: Tensor = ctx.saved_tensors[0]
+        return (gradient / (2 * y)).masked_fill(y == 0, 0.0)
+
+
+@builder("Sqrt")
+def sqrt(call: Call) -> Emit:
+    """Square root."""
+    return call.emit(_root if call.training else torch.sqrt, 0)
+
+
+def _root(x: Tensor) -> Tensor:
+    root: Tensor = _Root.apply(x)  # type: ignore[no-untyped-call]
+    return root
+
+
+@builder("IsInf")
+def is_inf(call: Call) -> Emit:
+    """Infinite, of either sign unless one is not to be detected."""
+    signs = call.attr("detect_positive", 1), call.attr("detect_negative", 1)
+    detect = {(1, 1): torch.isinf, (1, 0): torch.isposinf, (0, 1): torch.isneginf}.get(signs)
+    return call.emit(detect or (lambda x: torch.zeros_like(x, dtype=torch.bool)), 0)
+
+
 @builder("Div")
 def div(call: Call) -> Emit:
     """Division; integers truncate toward zero."""
@@ -127,6 +168,8 @@ def power(call: Call) -> Emit:
     dtype = call.example(0).dtype
     if call.known(1) and call.example(1).numel() == 1 and call.rank(1) <= call.rank(0):
         exponent = call.content(1).reshape(()).item()
+        if exponent == 0.5 and call.training:
+            return call.emit(_root, 0)
         exponent = int(exponent) if float(exponent).is_integer() else exponent
         return call.emit(lambda x: torch.pow(x, exponent).to(dtype), 0)
     return call.emit(lambda x, e: torch.pow(x, e).to(dtype), 0, 1)
@@ -160,6 +203,8 @@ def clip(call: Call) -> Emit:
     """Between bounds: attributes before opset 11, inputs since."""
     if call.opset < 11:
         low, high = call.attr("min"), call.attr("max")
+    elif any(call.has(i) and not call.known(i) for i in (1, 2)):
+        return _clip_by_data(call)
     else:
         low = call.floats(1)[0] if call.has(1) else None
         high = call.floats(2)[0] if call.has(2) else None
@@ -168,6 +213,17 @@ def clip(call: Call) -> Emit:
     if low is None and high is None:
         return call.emit(lambda x: x, 0)
     return call.emit(lambda x: torch.clamp(x, low, high), 0)
+
+
+def _clip_by_data(call: Call) -> Emit:
+    bounds = [bound for i, bound in ((1, torch.maximum), (2, torch.minimum)) if call.has(i)]
+
+    def kernel(x: Tensor, *operands: Tensor) -> Tensor:
+        for bound, operand in zip(bounds, operands, strict=True):
+            x = bound(x, operand)
+        return x
+
+    return call.emit(kernel)
 
 
 @builder("Dropout")
@@ -192,6 +248,13 @@ def thresholded_relu(call: Call) -> Emit:
     """x above alpha, else 0."""
     alpha = float(call.attr("alpha", 1.0))
     return call.emit(lambda x: F.threshold(x, alpha, 0.0))
+
+
+@builder("Shrink")
+def shrink(call: Call) -> Emit:
+    """x moved toward 0 by `bias`, and 0 where |x| <= lambd."""
+    bias, threshold = float(call.attr("bias", 0.0)), float(call.attr("lambd", 0.5))
+    return call.emit(lambda x: torch.where(x.abs() > threshold, x - bias * x.sign(), torch.zeros_like(x)))
 
 
 @builder("Elu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from evonnx_torch.ops._base import Call, Emit, Unsupported, builder
@@ -95,11 +96,11 @@ def pad(call: Call) -> Emit:
             return call.emit(lambda x: x, 0)
         value: float = fill if call.example(0).is_floating_point() else int(fill)
         return call.emit(lambda x: F.pad(x, pads, value=value), 0)
-    if mode not in _PAD_MODES or min(*before, *after) < 0:
-        raise Unsupported(f"mode {mode!r} with pads {list(amounts)}")
+    if mode not in _PAD_MODES:
+        raise Unsupported(f"mode {mode!r}")
     device = call.example(0).device
     picks = [
-        (i, torch.from_numpy(np.pad(np.arange(call.shape(0)[i]), (before[i], after[i]), mode)).to(device))
+        (i, torch.from_numpy(_padded(call.shape(0)[i], before[i], after[i], mode)).to(device))
         for i in range(rank)
         if before[i] or after[i]
     ]
@@ -110,6 +111,13 @@ def pad(call: Call) -> Emit:
         return x
 
     return call.emit(kernel, 0)
+
+
+def _padded(size: int, before: int, after: int, mode: str) -> NDArray[np.int64]:
+    """Which entry each place of a padded axis repeats; negative pads cut first."""
+    left = np.arange(size, dtype=np.int64)[max(0, -before) : size - max(0, -after)]
+    pads = (max(0, before), max(0, after))
+    return np.pad(left, pads, mode)  # type: ignore[call-overload, no-any-return]
 
 
 @builder("NonZero")
@@ -132,20 +140,3 @@ def one_hot(call: Call) -> Emit:
         return filled.to(dtype)
 
     return call.emit(kernel, 0)
-
-
-@builder("DequantizeLinear")
-def dequantize_linear(call: Call) -> Emit:
-    """(x - zero point) * scale, per tensor or per entry of one axis."""
-    if call.attr("block_size", 0):
-        raise Unsupported("block_size")
-    shape = [1] * call.rank(0)
-    if call.rank(1) == 1 and call.rank(0):
-        shape[call.axis(int(call.attr("axis", 1)))] = -1
-
-    def kernel(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
-        y = x.to(torch.float32)
-        y = y if zero is None else y - zero.to(torch.float32).reshape(shape)
-        return y * scale.reshape(shape)
-
-    return call.emit(kernel)

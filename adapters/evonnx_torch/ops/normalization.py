@@ -20,7 +20,10 @@ def batch_normalization(call: Call) -> Emit:
     if call.opset < 9 and not call.attr("spatial", 1):
         raise Unsupported("spatial = 0")
     if call.opset >= 14 and call.attr("training_mode", 0):
-        raise Unsupported("training_mode = 1; export the model for inference")
+        # Statistics of the batch always, as weight standardisation by a BatchNormalization is written.
+        return call.emit(
+            lambda x, scale, bias: F.batch_norm(x, None, None, scale, bias, True, 0.0, eps), 0, 1, 2
+        )
 
     def with_running(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         return F.batch_norm(x, mean, var, scale, bias, False, 0.0, eps)

@@ -1,4 +1,4 @@
-"""LSTM and GRU on torch's fused kernels; ONNX orders the gates differently."""
+"""LSTM, GRU and RNN on torch's fused kernels; ONNX orders the gates differently."""
 
 from __future__ import annotations
 
@@ -93,6 +93,31 @@ def gru(call: Call) -> Emit:
         state = x.new_zeros(directions, x.shape[1], hidden) if h is None else h.contiguous()
         x = x.flip(0) if backward else x
         y, h = torch.gru(
+            x, state, arrange(w, r, b), b is not None, 1, 0.0, torch.is_grad_enabled(), directions == 2, False
+        )
+        y = y.flip(0) if backward else y
+        return _per_direction(y, directions, hidden), h
+
+    return call.emit(kernel, *reads)
+
+
+@builder("RNN")
+def rnn(call: Call) -> Emit:
+    """One gate, tanh or relu."""
+    named = [str(a).lower() for a in call.attr("activations") or ("tanh",)]
+    function = torch.rnn_relu if named[0] == "relu" else torch.rnn_tanh
+    hidden, directions, direction = _check(call, ("relu" if named[0] == "relu" else "tanh",))
+    arrange = _reordered((0,), hidden, directions, call.example(0).device)
+    has = tuple(call.has(i) for i in (3, 5))
+    reads = (0, 1, 2, *(i for i, given in zip((3, 5), has, strict=True) if given))
+    backward = direction == "reverse"
+
+    def kernel(x: Tensor, w: Tensor, r: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        optional = iter(rest)
+        b, h = (next(optional) if given else None for given in has)
+        state = x.new_zeros(directions, x.shape[1], hidden) if h is None else h.contiguous()
+        x = x.flip(0) if backward else x
+        y, h = function(
             x, state, arrange(w, r, b), b is not None, 1, 0.0, torch.is_grad_enabled(), directions == 2, False
         )
         y = y.flip(0) if backward else y

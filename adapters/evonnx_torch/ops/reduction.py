@@ -20,7 +20,12 @@ _REDUCTIONS: dict[str, Callable[[Tensor, tuple[int, ...], bool], Tensor]] = {
     "ReduceMax": lambda x, axes, keep: x.amax(axes, keepdim=keep),
     "ReduceMin": lambda x, axes, keep: x.amin(axes, keepdim=keep),
     "ReduceL1": lambda x, axes, keep: x.abs().sum(axes, keepdim=keep, dtype=x.dtype),
-    "ReduceL2": lambda x, axes, keep: x.square().sum(axes, keepdim=keep).sqrt().to(x.dtype),
+    # Unlike the root of a sum of squares, its gradient at 0 is 0.
+    "ReduceL2": lambda x, axes, keep: (
+        torch.linalg.vector_norm(x, 2, axes, keep)
+        if x.is_floating_point()
+        else x.square().sum(axes, keepdim=keep).sqrt().to(x.dtype)
+    ),
     "ReduceSumSquare": lambda x, axes, keep: x.square().sum(axes, keepdim=keep, dtype=x.dtype),
     "ReduceLogSum": lambda x, axes, keep: x.sum(axes, keepdim=keep).log(),
     "ReduceLogSumExp": lambda x, axes, keep: x.logsumexp(axes, keepdim=keep),
@@ -87,6 +92,22 @@ def cumulative_sum(call: Call) -> Emit:
         flipped = x.flip(axis) if reverse else x
         total = flipped.cumsum(axis, dtype=x.dtype)
         total = total - flipped if exclusive else total
+        return total.flip(axis) if reverse else total
+
+    return call.emit(kernel, 0)
+
+
+@builder("CumProd")
+def cumulative_product(call: Call) -> Emit:
+    """Running product along an axis, optionally exclusive or from the end."""
+    axis = call.axis(call.ints(1)[0])
+    exclusive, reverse = bool(call.attr("exclusive", 0)), bool(call.attr("reverse", 0))
+
+    def kernel(x: Tensor) -> Tensor:
+        x = x.flip(axis) if reverse else x
+        if exclusive:
+            x = torch.cat([torch.ones_like(x.narrow(axis, 0, 1)), x.narrow(axis, 0, x.shape[axis] - 1)], axis)
+        total = x.cumprod(axis, dtype=x.dtype)
         return total.flip(axis) if reverse else total
 
     return call.emit(kernel, 0)

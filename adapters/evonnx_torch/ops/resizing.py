@@ -66,7 +66,9 @@ def _target(call: Call) -> tuple[list[int], list[float]]:
     if policy != "stretch":
         ratios = [size / dims[axis] for axis, size in asked.items()]
         ratio = min(ratios) if policy == "not_larger" else max(ratios)
-        asked = {axis: math.floor(ratio * dims[axis] + 0.5) for axis in asked}
+        for axis in asked:
+            sizes[axis], scales[axis] = math.floor(ratio * dims[axis] + 0.5), ratio
+        return sizes, scales
     for axis, size in asked.items():
         sizes[axis], scales[axis] = size, size / dims[axis]
     return sizes, scales

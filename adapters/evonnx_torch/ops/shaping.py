@@ -34,14 +34,26 @@ def reshape(call: Call) -> Emit:
         dims = [call.shape(0)[i] if d == 0 else d for i, d in enumerate(dims)]
     value = call.inputs[0]
     if call.batch and value is not None and value.from_data and dims:
-        declared, actual = call.batch
-        # A reshape written for the declared batch keeps the leading axis apart: [1, 256] becomes [N, 256].
-        if dims[0] == declared and call.shape(0)[:1] == (actual,):
-            dims[0] = actual
+        dims[0] = _relaxed(dims, call.shape(0), *call.batch)
     if -1 in dims and math.prod(d for d in dims if d != -1) == 0:
         raise Unsupported("a -1 beside an empty dimension")
     target = tuple(dims)
     return call.emit(lambda x: x.reshape(target), 0)
+
+
+def _relaxed(dims: list[int], have: tuple[int, ...], declared: int, actual: int) -> int:
+    """The leading entry of a target that was written for the declared batch: [1, 256] becomes [N, 256], and
+    windows of images, [64, 49, 32], become [64 N, 49, 32]. Whether the batch did lead is found out by
+    comparing results (`feeding.accepted_chunk`)."""
+    first = dims[0]
+    if first == declared and have[:1] == (actual,):
+        return actual
+    if first <= 0 or not have:
+        return first
+    grown = first * actual // declared
+    if -1 in dims:
+        return grown if grown == have[0] else first
+    return grown if math.prod(have) * declared == math.prod(dims) * actual else first
 
 
 @builder("Flatten")
@@ -90,6 +102,21 @@ def unsqueeze(call: Call) -> Emit:
 def concat(call: Call) -> Emit:
     """Join along an axis."""
     axis = int(call.attr("axis", 1))
+    if call.batch and call.axis(axis) != 0:
+        declared, actual = call.batch
+        leading = [call.shape(i)[0] for i in range(len(call.inputs))]
+        if declared == 1 and set(leading) == {1, actual}:
+            # A class token that was expanded to the declared batch.
+            repeats = [size != actual for size in leading]
+
+            def joined(*operands: Tensor) -> Tensor:
+                parts = [
+                    x.expand(actual, *x.shape[1:]) if repeated else x
+                    for x, repeated in zip(operands, repeats, strict=True)
+                ]
+                return torch.cat(parts, axis)
+
+            return call.emit(joined)
     return call.emit(lambda *operands: torch.cat(operands, axis))
 
 
