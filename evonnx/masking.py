@@ -33,15 +33,15 @@ def apply_masks(network: Network, coupling: Coupling, masks: Masks) -> ir.Model:
     changed: dict[str, Array] = {}
     for name, mask in closure.masks.items():
         stored = network.array(name)
-        if np.any((stored != 0) & ~mask):
-            changed[name] = np.where(mask, stored, np.zeros((), dtype=stored.dtype))
+        if np.any(network.live(name) & ~mask):
+            changed[name] = np.where(mask, stored, network.zero(name))
     for vector, dead in closure.vectors_dead:
         if vector.role in NOT_ZEROED:
             continue
         array = changed.get(vector.name, network.array(vector.name))
         place = [1] * array.ndim
         place[vector.axis] = dead.size
-        changed[vector.name] = np.where(dead.reshape(place), np.zeros((), dtype=array.dtype), array)
+        changed[vector.name] = np.where(dead.reshape(place), network.zero(vector.name), array)
     model = network.model.clone()
     for name, array in changed.items():
         set_array(model, name, array)

@@ -16,4 +16,4 @@ Masks = Mapping[str, Mask]
 
 def live_masks(network: Network) -> dict[str, Mask]:
     """What lives in a model as it stands: a synapse is a weight that is not exactly zero."""
-    return {name: np.asarray(network.array(name) != 0) for name in network.weights}
+    return {name: network.live(name) for name in network.weights}

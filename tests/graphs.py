@@ -541,7 +541,7 @@ def tied_embedding() -> onnx.ModelProto:
 
 @graph
 def quantized_weight() -> onnx.ModelProto:
-    """An int8 weight behind DequantizeLinear: seen and left alone."""
+    """An int8 weight behind DequantizeLinear, one scale for all of it."""
     b = Builder([1, 3, 4, 4])
     stored = b.constant(b.rng.integers(-100, 100, size=(6, 3, 3, 3)).astype(np.int8), "stored.weight")
     weight = b.node("DequantizeLinear", stored, b.constant(np.float32(0.01), "scale"))

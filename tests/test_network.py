@@ -95,6 +95,7 @@ FOUND: dict[str, dict[str, tuple[int, int, int, int, float]]] = {
         "boxed.weight": (1, 3, 5, 1, 1),
     },
     "cntk_style": {"w1": (1, 4, 1, 25, 64), "w2": (1, 6, 4, 9, 16), "w3": (1, 5, 24, 1, 1)},
+    "quantized_weight": {"stored.weight": (1, 6, 3, 9, 16), "conv2.weight": (1, 2, 6, 1, 16)},
     "fp16_cast": {"half.weight": (1, 6, 3, 9, 36), "conv2.weight": (1, 2, 6, 1, 36)},
     "dynamic_size": {
         "conv1.weight": (1, 6, 3, 9, 112 * 112),
@@ -121,7 +122,6 @@ REFUSED = {
         "inner.weight": "inside the If subgraph of node if1",
     },
     "tied_embedding": {"table": "embedding table"},
-    "quantized_weight": {"stored.weight": "stored as INT8"},
     "lstm": {"lstm.w": "recurrent", "lstm.r": "recurrent"},
 }
 

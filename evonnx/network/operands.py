@@ -36,22 +36,25 @@ class Source:
 
     value: ir.Value
     relayouts: tuple[Relayout, ...]
+    dequantized: ir.Value | None = None
+    """What the last DequantizeLinear on the way makes; None where there is none."""
 
 
 def trace(value: ir.Value | None) -> Source | None:
     """Follow an operand back through constant relayouts to an initializer or Constant node; None without one.
 
-    A DequantizeLinear of a constant counts as its source's last step and is refused by the caller.
+    A DequantizeLinear is passed through and noted.
     """
     steps: list[Relayout] = []
+    dequantized: ir.Value | None = None
     while value is not None:
         if constant_tensor(value) is not None:
-            return Source(value, tuple(reversed(steps)))
+            return Source(value, tuple(reversed(steps)), dequantized)
         node = value.producer()
         if node is None or node.domain not in ("", "ai.onnx") or not node.inputs:
             return None
         if node.op_type == "DequantizeLinear":
-            value = node.inputs[0]
+            dequantized, value = value, node.inputs[0]
             continue
         if node.op_type not in RELAYOUTS:
             return None

@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from evonnx.errors import ModelError
 from evonnx.network.folding import fold_constants
+from evonnx.network.quantization import Quantization, quantized_constants
 from evonnx.network.shapes import Dim, infer_shapes
 from evonnx.network.weights import Array, Unprunable, Weight, find_weights
 from evonnx.onnx_io import (
@@ -66,9 +69,46 @@ class Network:
             raise ModelError(f"{self.source} has no initializer or Constant node named {name!r}.")
         return tensor.numpy()
 
+    def values(self, name: str) -> Array:
+        """The numbers that a constant stands for, in its stored shape: dequantised where it is quantised.
+
+        Raises:
+            ModelError: no constant has that name.
+        """
+        found = self._quantized.get(name)
+        if found is None:
+            return self.array(name)
+        if name not in self._dequantized:
+            zero = None if found.zero_point is None else self.array(found.zero_point)
+            self._dequantized[name] = found.dequantize(self.array(name), self.array(found.scale), zero)
+        return self._dequantized[name]
+
+    def zero(self, name: str) -> Array:
+        """How zero is stored: 0 or the zero point, in the constant's dtype and a shape that broadcasts over it.
+
+        Raises:
+            ModelError: no constant has that name.
+        """
+        array, found = self.array(name), self._quantized.get(name)
+        if found is None or found.zero_point is None:
+            return np.zeros((), dtype=array.dtype)
+        return found.spread(self.array(found.zero_point), array.ndim).astype(array.dtype)
+
+    def live(self, name: str) -> NDArray[np.bool_]:
+        """Where the numbers that a constant stands for are not exactly zero, in its stored shape.
+
+        Raises:
+            ModelError: no constant has that name.
+        """
+        return np.asarray((self.values(name) if name in self._quantized else self.array(name)) != 0)
+
+    def quantization(self, name: str) -> Quantization | None:
+        """How a constant (a weight or bias) that is only read through DequantizeLinear is quantised."""
+        return self._quantized.get(name)
+
     def canonical(self, name: str) -> Array:
-        """`weights[name].to_canonical(array(name))`."""
-        return self.weights[name].to_canonical(self.array(name))
+        """`weights[name].to_canonical(values(name))`."""
+        return self.weights[name].to_canonical(self.values(name))
 
     def label(self, node: ir.Node) -> str:
         """`onnx_io.model_label` of a node of the main graph, looked up."""
@@ -77,6 +117,14 @@ class Network:
     @cached_property
     def _constants(self) -> dict[str, ir.Value]:
         return {name: value for name, value, _ in constant_values(self.model)}
+
+    @cached_property
+    def _quantized(self) -> dict[str, Quantization]:
+        return quantized_constants(self.model.graph)
+
+    @cached_property
+    def _dequantized(self) -> dict[str, Array]:
+        return {}
 
     @cached_property
     def _labels(self) -> dict[ir.Node, str]:

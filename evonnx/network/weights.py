@@ -15,7 +15,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from evonnx.errors import ModelError
 from evonnx.network.operands import RELAYOUTS, WEIGHT_PORTS, Relayout, Source, static_shape, trace
+from evonnx.network.quantization import Quantization, quantization_of
 from evonnx.network.shapes import Dim
 from evonnx.onnx_io import constant_tensor, model_label, node_labels, subgraphs
 
@@ -74,6 +75,17 @@ class Weight:
     """Axis of the operand that carries output channels (for ConvTranspose: O / groups of them)."""
     input_axis: int = 1
     """Axis of the operand that carries input channels (for ConvTranspose: all groups' inputs)."""
+    quantization: Quantization | None = None
+    """How stored integers become numbers; None where numbers are stored. Such a weight has no relayouts, so
+    axes of the stored tensor and of the operand are the same."""
+
+    @property
+    def scales_along(self) -> Literal["outputs", "inputs"] | None:
+        """Which channels have a scale and zero point of their own; None: none, or they run along taps."""
+        axis = None if self.quantization is None else self.quantization.axis
+        if axis is None:
+            return None
+        return {self.output_axis: "outputs", self.input_axis: "inputs"}.get(axis)  # type: ignore[return-value]
 
     def to_canonical(self, stored: NDArray[Scalar]) -> NDArray[Scalar]:
         """The (O, I, K) view (a copy where strides cannot express it) of an array in the stored layout."""
@@ -209,7 +221,13 @@ def _is_float(value: ir.Value | None) -> bool:
 def _refusal(found: Source, node: ir.Node, index: int) -> str:
     tensor = constant_tensor(found.value)
     assert tensor is not None
-    if tensor.dtype not in _FLOATS:
+    if found.dequantized is not None:
+        quantization, reason = quantization_of(found.dequantized)
+        if quantization is None:
+            return reason or f"it is stored as {tensor.dtype.name} and not dequantised at once"
+        if found.relayouts:
+            return "it is dequantised and then reshaped or transposed"
+    elif tensor.dtype not in _FLOATS:
         return f"it is stored as {tensor.dtype.name}; only floating-point weights are synapses"
     if tensor.size == 0:
         return "it is empty"
@@ -229,7 +247,7 @@ def _reader_refusal(value: ir.Value, ports: set[tuple[ir.Node, int]], graph: ir.
             continue
         if node.graph is not graph:
             return "it is also read inside a control-flow subgraph"
-        if node.op_type not in RELAYOUTS or index != 0:
+        if node.op_type not in (*RELAYOUTS, "DequantizeLinear") or index != 0:
             return f"it is also read by {model_label(node)} ({node.op_type}), which has no such channels"
         reason = _reader_refusal(node.outputs[0], ports, graph)
         if reason:
@@ -254,9 +272,15 @@ def _weight(
     for view in views[1:]:
         if view is None or not _same_view(first, view):
             return None
+        if not _same_numbers(first.quantization, view.quantization):
+            return None
     per_tap = [view.macs_per_tap for view in views if view is not None]
     macs = sum(m for m in per_tap if m is not None) if None not in per_tap else None
     return dataclasses.replace(first, uses=uses, macs_per_tap=macs)
+
+
+def _same_numbers(one: Quantization | None, other: Quantization | None) -> bool:
+    return one is None and other is None if one is None or other is None else one.agrees(other)
 
 
 def _same_view(a: Weight, b: Weight) -> bool:
@@ -300,6 +324,7 @@ def _view(
         operand_shape=operand,
         output_axis=output_axis,
         input_axis=input_axis,
+        quantization=quantization_of(use.node.inputs[use.input_index])[0],
     )
 
 
@@ -337,7 +362,8 @@ def _macs_per_tap(
 
 
 def _require_finite(weight: Weight, value: ir.Value, source: str) -> None:
-    tensor = constant_tensor(value)
+    quantization = weight.quantization
+    tensor = constant_tensor(value if quantization is None else quantization.node.inputs[1])
     assert tensor is not None
     flat = tensor.numpy().reshape(-1)
     for start in range(0, flat.size, _FINITE_CHUNK):

@@ -212,8 +212,21 @@ def find_constant(model: ir.Model, name: str) -> ir.Value | None:
 
 
 def stored_parameters(model: ir.Model) -> int:
-    """Elements of all floating-point constants, zeros included, those of subgraphs and functions too."""
-    return sum(tensor.size for tensor in _tensors(model) if tensor.dtype.is_floating_point())
+    """Elements of all floating-point constants, zeros included, those of subgraphs and functions too.
+
+    Integers that a DequantizeLinear turns into such numbers count like them.
+    """
+    dequantized = {
+        id(constant_tensor(node.inputs[0]))
+        for graph in _graphs(model)
+        for node in graph
+        if node.op_type == "DequantizeLinear"
+    }
+    return sum(
+        tensor.size
+        for tensor in _tensors(model)
+        if tensor.dtype.is_floating_point() or id(tensor) in dequantized
+    )
 
 
 def stored_bytes(path: str | os.PathLike[str], model: ir.Model) -> int:

@@ -20,7 +20,10 @@ from evonnx.compaction import Plan
 from evonnx.network import Array
 
 Indices = NDArray[np.int64]
-Kept = Mapping[tuple[str, int], Indices]
+Axes = int | tuple[int, ...]
+Kept = Mapping[tuple[str, int], Indices] | Mapping[tuple[str, Axes], Indices]
+"""(activation, axis) -> indices that are left; (activation, axes) -> an array of flat positions over these
+axes, whose own axes take their place."""
 
 _SHOWN = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization")
 _RELAYOUTS = ("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten")
@@ -50,9 +53,15 @@ class Compared:
     """One tensor that both models compute."""
 
     name: str
-    cuts: tuple[tuple[int, Indices], ...]
-    """(axis, indices of the masked model's tensor that the compact one has); none: they are alike."""
+    cuts: tuple[tuple[Axes, Indices], ...]
+    """(axis or axes, indices of the masked model's tensor that the compact one has); none: they are alike."""
     node_label: str
+
+    def kept(self, array: Array) -> Array:
+        """The part of the masked model's tensor that the compact one has."""
+        for axes, indices in self.cuts:
+            array = array.take(indices, axis=axes) if isinstance(axes, int) else _take(array, axes, indices)
+        return array
 
 
 class Tensors:
@@ -104,9 +113,9 @@ def compared_tensors(
     """
     outputs = {value.name for value in masked.graph.output}
     present = {name for node in compact.graph.node for name in node.output}
-    cuts: dict[str, list[tuple[int, Indices]]] = {}
-    for (name, axis), indices in kept.items():
-        cuts.setdefault(name, []).append((axis, indices))
+    cuts: dict[str, list[tuple[Axes, Indices]]] = {}
+    for (name, axes), indices in kept.items():
+        cuts.setdefault(name, []).append((axes, indices))
     tensors, gone = [], []
     for position, node in enumerate(masked.graph.node):
         for name in node.output:
@@ -119,6 +128,14 @@ def compared_tensors(
             else:
                 gone.append(name)
     return tensors, gone
+
+
+def _take(array: Array, axes: tuple[int, ...], positions: Indices) -> Array:
+    """Positions, flat over several axes, whose places the positions' own axes take."""
+    front = tuple(range(len(axes)))
+    moved = np.moveaxis(array, axes, front)
+    flat = moved.reshape(-1, *moved.shape[len(axes) :])
+    return np.moveaxis(flat[positions], front, axes)
 
 
 @dataclass(frozen=True)

@@ -237,12 +237,10 @@ class _Pair:
             got = run_session(self.compact, feeds, names)
             for one in self.tensors:
                 tally = tallies[one.name]
-                want = _kept(reference[one.name], one)
-                _enter(tally, want, _kept(own[one.name], one), got[one.name], tolerance, redrawn)
+                want = one.kept(reference[one.name])
+                _enter(tally, want, one.kept(own[one.name]), got[one.name], tolerance, redrawn)
                 if number == 1 and tally.is_float:
-                    tally.sensitivity = max(
-                        tally.sensitivity, _reaction(_kept(previous[one.name], one), want)
-                    )
+                    tally.sensitivity = max(tally.sensitivity, _reaction(one.kept(previous[one.name]), want))
             previous = reference
 
 
@@ -253,12 +251,6 @@ def _nudged(feeds: Mapping[str, Array], rng: np.random.Generator) -> dict[str, A
         else array
         for name, array in feeds.items()
     }
-
-
-def _kept(array: Array, compared: Compared) -> Array:
-    for axis, indices in compared.cuts:
-        array = array.take(indices, axis=axis)
-    return array
 
 
 def _enter(tally: _Tally, want: Array, own: Array, got: Array, tolerance: float, redrawn: bool) -> None:
