@@ -1,4 +1,4 @@
-"""Constants behind DequantizeLinear: what they stand for, how zero is stored, what is refused; masks; counts."""
+"""Constants behind DequantizeLinear: what they stand for, how zero is stored, what is refused, masks."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class Network:
         return self._dequantized[name]
 
     def zero(self, name: str) -> Array:
-        """How zero is stored: 0 or the zero point, in the constant's dtype and a shape that broadcasts over it.
+        """How zero is stored: 0 or the zero point, in the constant's dtype, shaped to broadcast over it.
 
         Raises:
             ModelError: no constant has that name.
