@@ -102,7 +102,7 @@ class _Search:
             for name, other in (node.inputs, node.inputs[::-1]):
                 if other in self.active and other not in self.inputs:
                     # A relaid vector keeps its size, so the stored shape tells.
-                    vectors = [o for o in self.origins.get(name, ()) if _per_channel(self.floats[o])]
+                    vectors = [o for o in self.origins.get(name, ()) if _is_learned(self.floats[o])]
                     self.trained.update(dict.fromkeys(vectors))
         found = self._at_ports(node)
         table = self._table(node)
@@ -170,3 +170,10 @@ def _all_nodes(graph: Graph, shadowed: frozenset[str]) -> Iterator[Node]:
 
 def _per_channel(array: Array) -> bool:
     return array.size > 1 and np.count_nonzero(np.array(array.shape) > 1) == 1
+
+
+def _is_learned(array: Array) -> bool:
+    """A vector that is not one of strides, offsets or flags: those are whole numbers, and not all alike."""
+    values = array.astype(np.float32)
+    whole = bool(np.all(values == np.rint(values)))
+    return _per_channel(array) and not (whole and bool(np.any(values != values.flat[0])))

@@ -9,11 +9,8 @@ from torch import Tensor
 
 from evonnx_torch.ops._base import Call, Emit, Unsupported, builder
 
-_LSTM_ACTIVATIONS = ("sigmoid", "tanh", "tanh")
-_GRU_ACTIVATIONS = ("sigmoid", "tanh")
 
-
-def _check(call: Call, activations: tuple[str, ...]) -> tuple[int, int, str]:
+def _check(call: Call, activations: tuple[str, ...], gates: int) -> tuple[int, int, str]:
     """(hidden size, directions, direction); refuses what the fused kernels cannot do."""
     direction = call.attr("direction", "forward")
     directions = 2 if direction == "bidirectional" else 1
@@ -26,7 +23,29 @@ def _check(call: Call, activations: tuple[str, ...]) -> tuple[int, int, str]:
         raise Unsupported("sequence_lens")
     if call.has(7):
         raise Unsupported("peepholes")
-    return call.shape(2)[2], directions, direction
+    hidden = call.shape(2)[-1]
+    # The fused kernels trust their operands: a wrong size would read beyond them.
+    sizes = {
+        1: (directions, gates * hidden, call.shape(0)[-1]),
+        2: (directions, gates * hidden, hidden),
+        3: (directions, 2 * gates * hidden),
+    }
+    if call.rank(0) != 3 or any(call.has(i) and call.shape(i) != size for i, size in sizes.items()):
+        raise Unsupported("weights do not fit together")
+    return hidden, directions, direction
+
+
+def _start(call: Call, port: int, want: tuple[int, int, int]) -> Callable[[Tensor], Tensor]:
+    """What makes a given initial state fit the batch; a constant one written for the declared batch is
+    repeated."""
+    have = call.shape(port)
+    if have == want:
+        return lambda state: state.contiguous()
+    state = call.example(port)
+    alike = call.known(port) and state.ndim == 3 and bool((state == state[:, :1]).all())
+    if not (call.batch and alike and have == (want[0], call.batch[0], want[2])):
+        raise Unsupported(f"an initial state of shape {list(have)}, not {list(want)}")
+    return lambda state: state[:, :1].expand(want).contiguous()
 
 
 def _reordered(
@@ -52,75 +71,62 @@ def _per_direction(y: Tensor, directions: int, hidden: int) -> Tensor:
     return y.reshape(y.shape[0], y.shape[1], directions, hidden).permute(0, 2, 1, 3)
 
 
+def _recurrent(
+    call: Call,
+    function: Callable[..., tuple[Tensor, ...]],
+    gates: tuple[int, ...],
+    activations: tuple[str, ...],
+    states: tuple[int, ...],
+) -> Emit:
+    """Args: torch's kernel, its order of ONNX's gates, the activations it computes, and the inputs that hold
+    initial states."""
+    hidden, directions, direction = _check(call, activations, len(gates))
+    arrange = _reordered(gates, hidden, directions, call.example(0).device)
+    want = (directions, call.shape(0)[1], hidden)
+    starts = {port: _start(call, port, want) for port in states if call.has(port)}
+    biased, backward = call.has(3), direction == "reverse"
+
+    def kernel(x: Tensor, w: Tensor, r: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        optional = iter(rest)
+        b = next(optional) if biased else None
+        given = {port: fit(next(optional)) for port, fit in starts.items()}
+        initial = [given[port] if port in given else x.new_zeros(want) for port in states]
+        x = x.flip(0) if backward else x
+        y, *last = function(
+            x,
+            initial if len(initial) > 1 else initial[0],
+            arrange(w, r, b),
+            biased,
+            1,
+            0.0,
+            torch.is_grad_enabled(),
+            directions == 2,
+            False,
+        )
+        y = y.flip(0) if backward else y
+        return _per_direction(y, directions, hidden), *last
+
+    return call.emit(kernel, 0, 1, 2, *([3] if biased else []), *starts)
+
+
 @builder("LSTM")
 def lstm(call: Call) -> Emit:
     """Gates in order input, output, forget, cell."""
-    hidden, directions, direction = _check(call, _LSTM_ACTIVATIONS)
-    arrange = _reordered((0, 2, 3, 1), hidden, directions, call.example(0).device)
-    has = tuple(call.has(i) for i in (3, 5, 6))
-    reads = (0, 1, 2, *(i for i, given in zip((3, 5, 6), has, strict=True) if given))
-    backward = direction == "reverse"
-
-    def kernel(x: Tensor, w: Tensor, r: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        optional = iter(rest)
-        b, h, c = (next(optional) if given else None for given in has)
-        zeros = x.new_zeros(directions, x.shape[1], hidden)
-        state = [(zeros if h is None else h).contiguous(), (zeros if c is None else c).contiguous()]
-        x = x.flip(0) if backward else x
-        y, h, c = torch.lstm(
-            x, state, arrange(w, r, b), b is not None, 1, 0.0, torch.is_grad_enabled(), directions == 2, False
-        )
-        y = y.flip(0) if backward else y
-        return _per_direction(y, directions, hidden), h, c
-
-    return call.emit(kernel, *reads)
+    return _recurrent(call, torch.lstm, (0, 2, 3, 1), ("sigmoid", "tanh", "tanh"), (5, 6))
 
 
 @builder("GRU")
 def gru(call: Call) -> Emit:
     """Gates in order update, reset, hidden."""
-    hidden, directions, direction = _check(call, _GRU_ACTIVATIONS)
     if not call.attr("linear_before_reset", 0):
         raise Unsupported("linear_before_reset = 0")
-    arrange = _reordered((1, 0, 2), hidden, directions, call.example(0).device)
-    has = tuple(call.has(i) for i in (3, 5))
-    reads = (0, 1, 2, *(i for i, given in zip((3, 5), has, strict=True) if given))
-    backward = direction == "reverse"
-
-    def kernel(x: Tensor, w: Tensor, r: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-        optional = iter(rest)
-        b, h = (next(optional) if given else None for given in has)
-        state = x.new_zeros(directions, x.shape[1], hidden) if h is None else h.contiguous()
-        x = x.flip(0) if backward else x
-        y, h = torch.gru(
-            x, state, arrange(w, r, b), b is not None, 1, 0.0, torch.is_grad_enabled(), directions == 2, False
-        )
-        y = y.flip(0) if backward else y
-        return _per_direction(y, directions, hidden), h
-
-    return call.emit(kernel, *reads)
+    return _recurrent(call, torch.gru, (1, 0, 2), ("sigmoid", "tanh"), (5,))
 
 
 @builder("RNN")
 def rnn(call: Call) -> Emit:
     """One gate, tanh or relu."""
-    named = [str(a).lower() for a in call.attr("activations") or ("tanh",)]
-    function = torch.rnn_relu if named[0] == "relu" else torch.rnn_tanh
-    hidden, directions, direction = _check(call, ("relu" if named[0] == "relu" else "tanh",))
-    arrange = _reordered((0,), hidden, directions, call.example(0).device)
-    has = tuple(call.has(i) for i in (3, 5))
-    reads = (0, 1, 2, *(i for i, given in zip((3, 5), has, strict=True) if given))
-    backward = direction == "reverse"
-
-    def kernel(x: Tensor, w: Tensor, r: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-        optional = iter(rest)
-        b, h = (next(optional) if given else None for given in has)
-        state = x.new_zeros(directions, x.shape[1], hidden) if h is None else h.contiguous()
-        x = x.flip(0) if backward else x
-        y, h = function(
-            x, state, arrange(w, r, b), b is not None, 1, 0.0, torch.is_grad_enabled(), directions == 2, False
-        )
-        y = y.flip(0) if backward else y
-        return _per_direction(y, directions, hidden), h
-
-    return call.emit(kernel, *reads)
+    first = str((call.attr("activations") or ("tanh",))[0]).lower()
+    if first == "relu":
+        return _recurrent(call, torch.rnn_relu, (0,), ("relu",), (5,))
+    return _recurrent(call, torch.rnn_tanh, (0,), ("tanh",), (5,))
