@@ -1,5 +1,7 @@
 """Synthesis: offspring drawn from a genome under a budget (equation 3)."""
 
-from evonnx.synthesis.sampling import Sample, Solution, sample, solve, synthesize
+from evonnx.synthesis.alignment import Alignment, Relaxed
+from evonnx.synthesis.sampling import Sample, sample, synthesize
+from evonnx.synthesis.solution import Solution, shapes_channels, solve
 
-__all__ = ["Sample", "Solution", "sample", "solve", "synthesize"]
+__all__ = ["Alignment", "Relaxed", "Sample", "Solution", "sample", "shapes_channels", "solve", "synthesize"]

@@ -158,9 +158,10 @@ def trim_clusters(
             few = middle + 1
     alive[order[:few]] = False
     for name, mask in masks.items():
-        _restrict(clusters.layers[name], alive, mask, genome.parent.row_blocks(name))
+        restrict(clusters.layers[name], alive, mask, genome.parent.row_blocks(name))
 
 
-def _restrict(layer: LayerClusters, alive: Mask, mask: Mask, blocks: list[slice]) -> None:
+def restrict(layer: LayerClusters, alive: Mask, mask: Mask, blocks: list[slice]) -> None:
+    """Kill the synapses of clusters that do not live, in place."""
     for rows in blocks:
         mask[rows] &= layer.spread(alive, rows)

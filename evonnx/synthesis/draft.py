@@ -1,0 +1,378 @@
+"""A sample in the making: drawn, connected, rounded, closed under removal and held to its bound.
+
+Precedence: connectivity floor > bound > equal counts and alignment > expectation.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from evonnx.dependency.liveness import close
+from evonnx.environment.pressure import survival
+from evonnx.errors import BudgetError
+from evonnx.genome import Block
+from evonnx.masks import Mask
+from evonnx.synthesis.alignment import Alignment, assess
+from evonnx.synthesis.connectivity import Link, Reach, through, through_living, trace, walk
+from evonnx.synthesis.giving_back import Amounts, give_back
+from evonnx.synthesis.rounding import Drawn, Fit
+from evonnx.synthesis.solution import Solution
+from evonnx.synthesis.trimming import Canonical, restrict, trim_clusters, trim_synapses
+
+_WAKING = -1e6
+"""Score of waking a dead synapse, far below any log probability: chains wake as few as they can."""
+_TIE = 1e-3
+"""Weight of log probabilities among synapses that live."""
+_ATTEMPTS = 8
+"""Times that a sample is rounded or trimmed anew where removal undid what was chosen."""
+
+
+class Draft:
+    """A sample in the making: which clusters and synapses live, in the canonical view."""
+
+    def __init__(self, solution: Solution, rng: np.random.Generator) -> None:
+        self.solution = solution
+        self.rounds = solution.layout is not None
+        self.start = copy.deepcopy(rng)
+        self._draw(rng)
+
+    def _draw(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.alive = self._draw_clusters()
+        self.entropy: dict[str, list[int]] = {}
+        self.woken: list[tuple[str, int, int, int]] = []
+        self.banned = np.zeros_like(self.alive)
+        self.masks: Canonical = {}
+        for name in self.solution.network.weights:
+            self.entropy[name] = self.rng.integers(1 << 63, size=2).tolist()
+            self._draw_synapses(name)
+        self.drawn = self.alive
+        self.spared: list[Link] = []
+        self.fits: list[Fit] = []
+        self.reasons: dict[int, str] = {}
+
+    def _draw_clusters(self) -> Mask:
+        chances = self.solution.pressure.cluster_survival
+        if self.solution.levels == "synapses":
+            return np.asarray(chances > 0)
+        return np.asarray(self.rng.random(len(chances), dtype=np.float32) < chances)
+
+    def _draw_synapses(self, name: str) -> None:
+        """Independent draws in clusters that live, the same whenever they are drawn; every block has a random
+        stream of its own, so threads don't matter."""
+        genome, pressure = self.solution.genome, self.solution.pressure
+        weight = self.solution.network.weights[name]
+        mask = np.empty((weight.outputs, weight.inputs_per_group, weight.taps), dtype=np.bool_)
+        layer = genome.parent.clusters.layers[name]
+        certain = pressure.synapse_log_factor[name] == math.inf
+        streams = np.random.SeedSequence(self.entropy[name]).spawn(len(genome.parent.row_blocks(name)))
+
+        def draw(block: Block) -> None:
+            drawn = mask[block.rows]
+            np.logical_and(block.live, layer.spread(self.alive, block.rows), out=drawn)
+            if not certain:
+                generator = np.random.Generator(np.random.SFC64(streams[block.index]))
+                drawn &= generator.random(drawn.shape, dtype=np.float32) < survival(genome, pressure, block)
+
+        for _ in genome.parent.map(name, draw):
+            pass
+        self.masks[name] = mask
+        for woken, *place in self.woken:
+            if woken == name:
+                mask[tuple(place)] = True
+
+    def stored(self) -> dict[str, Mask]:
+        """Masks as the model stores its weights."""
+        weights = self.solution.network.weights
+        return {
+            name: np.ascontiguousarray(weights[name].from_canonical(mask), dtype=np.bool_)
+            for name, mask in self.masks.items()
+        }
+
+    def settle(self) -> list[str]:
+        """Floors, removal, rounding and bound; gives notes.
+
+        Raises:
+            BudgetError: see `sample`.
+        """
+        solution = self.solution
+        notes: list[str] = []
+        if self._cut():
+            links = self._chain()
+            woken = self._wake(links)
+            what = "cluster" if solution.levels == "clusters" else "synapse"
+            notes.append(f"To keep outputs connected with inputs, {woken} {what}(s) live against the draw.")
+            self.spared = links if self.rounds else []
+        if self._fits_in():
+            return notes
+        for rounds in (True, False) if self.rounds else (False,):
+            for fewest in (False, True):
+                # The same draw again, rather than a copy of it kept for a case this rare.
+                self._draw(copy.deepcopy(self.start))
+                self.rounds = rounds
+                self.spared = self._chain(fewest)
+                self._wake(self.spared)
+                if self._fits_in(check=self.rounds):
+                    return notes
+        lowest = self._amount() / solution.parent_amount
+        if not solution.best_effort:
+            raise BudgetError(
+                f"A budget of {solution.budget.share:.4g} of the {solution.parent_amount:.0f} "
+                f"{solution.factor.unit} of {solution.network.source} cannot be met: keeping every output "
+                f"connected with an input, and what is pinned, needs a share of "
+                f"{math.ceil(lowest * 1e4) / 1e4:g}. Ask for at least that, or for --best-effort."
+            )
+        return [
+            *notes,
+            f"The budget of {solution.budget.share:.4g} is out of reach; {lowest:.4g} is the lowest share.",
+        ]
+
+    def _fits_in(self, *, check: bool = True) -> bool:
+        """Close, round and trim; whether the result is within the bound and connected (if that is asked)."""
+        self._close()
+        if self.rounds:
+            # What was drawn and still died has too few synapses: to let it live again would not help.
+            if self.solution.levels == "both":
+                self.banned = self.drawn & ~self.alive
+            self.drawn = self.alive.copy()
+            self._round(upwards=True)
+        if self.solution.factor.hard and self._excess() > 0:
+            self._trim()
+            if self._excess() > 0:
+                return False
+            return not (check and self._cut())
+        return not (check and self.rounds and self._cut())
+
+    def _amount(self) -> float:
+        return sum(self.solution.prices[name] * np.count_nonzero(mask) for name, mask in self.masks.items())
+
+    def _excess(self) -> float:
+        return self.solution.factor.measure(self.solution.network, self.masks) - self.solution.bound
+
+    def _close(self) -> None:
+        """Run removal to its fixed point."""
+        network = self.solution.network
+        closure = close(network, self.solution.coupling, self.stored())
+        # Trimming writes through flat views, which only contiguous arrays have.
+        self.masks = {
+            name: np.ascontiguousarray(network.weights[name].to_canonical(mask))
+            for name, mask in closure.masks.items()
+        }
+        if self.solution.layout is not None:
+            has = self.solution.genome.cluster_live > 0
+            self.alive = np.where(has, ~closure.dead_classes, self.alive)
+
+    # ------------------------------------------------------------------------------------------ rounding
+
+    @cached_property
+    def _lots(self) -> NDArray[np.float64]:
+        """Orders classes that are equally probable."""
+        return np.random.default_rng(self.entropy[next(iter(self.entropy))]).random(self.alive.size)
+
+    @cached_property
+    def _log_p(self) -> NDArray[np.float64]:
+        log_p = self.solution.genome.cluster_log_probability().astype(np.float64)
+        log_p[self._pinned & ~np.isfinite(log_p)] = 0
+        return log_p
+
+    @cached_property
+    def _pinned(self) -> Mask:
+        return self.solution.coupling.pinned()
+
+    @cached_property
+    def _available(self) -> Mask:
+        return np.asarray((self.solution.genome.cluster_live > 0) | self._pinned)
+
+    def _forced(self) -> Mask:
+        forced = self._pinned.copy()
+        forced[self._classes_of(self.spared)] = True
+        return forced
+
+    def _classes_of(self, links: list[Link]) -> list[int]:
+        layers = self.solution.genome.parent.clusters.layers
+        return [one for link in links for one in layers[link.weight].of(link.output, link.input)]
+
+    def _round(self, *, upwards: bool) -> None:
+        """Choose numbers of living classes anew until removal leaves them as chosen.
+
+        Args:
+            upwards: start from the draw and let others live where that makes numbers even; else only what
+                lives may.
+        """
+        layout = self.solution.layout
+        assert layout is not None
+        has = self.solution.genome.cluster_live > 0
+        forced = self._forced()
+        for _ in range(_ATTEMPTS):
+            drawn = (self.drawn & ~self.banned if upwards else self.alive) | forced
+            allowed = (self._available & ~self.banned if upwards else self.alive) | forced
+            order = np.empty(drawn.size, dtype=np.int64)
+            order[np.lexsort((self._lots, self._log_p, drawn, forced))] = np.arange(drawn.size)
+            start = Drawn(drawn, allowed, forced, self._log_p, order)
+            self.fits = [Fit(family, start) for family in layout.families]
+            wanted = self._pinned.copy()
+            self.reasons = {}
+            for fit in self.fits:
+                choice = fit.choose(upwards=upwards)
+                wanted[choice.living] = True
+                if choice.reason is not None:
+                    self.reasons.update(dict.fromkeys(choice.living.tolist(), choice.reason))
+            if not self._let_live(wanted):
+                return
+            self._close()
+            lost = wanted & ~self.alive & has
+            if not lost.any():
+                return
+            self.banned |= lost
+
+    def _let_live(self, wanted: Mask) -> bool:
+        """Let exactly these classes live; whether that changes anything."""
+        has = self.solution.genome.cluster_live > 0
+        more, fewer = wanted & ~self.alive & has, self.alive & ~wanted & has
+        self.alive = wanted
+        parent = self.solution.genome.parent
+        for name, layer in parent.clusters.layers.items():
+            assert layer.rows is not None
+            assert layer.columns is not None
+            if more[layer.rows].any() or more[layer.columns].any():
+                self._draw_synapses(name)
+            elif fewer[layer.rows].any() or fewer[layer.columns].any():
+                restrict(layer, self.alive, self.masks[name], parent.row_blocks(name))
+        return bool(more.any() or fewer.any())
+
+    def alignment(self) -> Alignment | None:
+        """What was asked for and what was reached; None where numbers of channels are not chosen."""
+        layout = self.solution.layout
+        if layout is None:
+            return None
+        reasons: dict[int, str] = self.reasons
+        if not self.rounds:
+            every = np.flatnonzero(self._available).tolist()
+            reasons = dict.fromkeys(every, "the budget and the floor leave no room")
+        return assess(self.solution.coupling, self._available, self.alive, layout.align, reasons)
+
+    # -------------------------------------------------------------------------------------- connectivity
+
+    def _reach(self) -> Reach:
+        step = through_living(lambda name, rows: self.masks[name][rows])
+        return walk(self.solution.network, self.solution.coupling, step)
+
+    def _cut(self) -> bool:
+        """Whether some output has lost every input."""
+        reach = self._reach()
+        return not all(reach.reached(value) for value in self._outputs())
+
+    def _outputs(self) -> list[ir.Value]:
+        wanted = set(self.solution.outputs)
+        return [value for value in self.solution.network.model.graph.outputs if value.name in wanted]
+
+    def _chain(self, fewest: bool = False) -> list[Link]:
+        """Slices that connect every output with an input: the fewest dead ones, then the most probable; or
+        the cheapest in the budget's own terms, whether they live or not."""
+        solution = self.solution
+        genome = solution.genome
+        log_clusters = genome.cluster_log_probability()
+        links: list[Link] = []
+
+        def edges(name: str, rows: slice) -> NDArray[np.floating]:
+            block = genome.parent.block(name, rows)
+            log_p = genome.synapse_log_probability(block)
+            if fewest:
+                scores = np.full(block.live.shape[:2], -solution.prices[name])
+            else:
+                log_c = genome.parent.clusters.layers[name].spread(log_clusters, rows, np.add)
+                log_p = np.where(block.live, log_p, -np.inf) + log_c
+                here = self.masks[name][rows]
+                scores = np.where(here, log_p * _TIE, log_p + _WAKING).max(axis=2)
+            scores[~block.live.any(axis=2)] = -np.inf
+            for link in links:
+                if link.weight == name and rows.start <= link.output < rows.stop:
+                    scores[link.output - rows.start, link.input] = 0
+            return scores
+
+        for value in self._outputs():
+            links += trace(walk(solution.network, solution.coupling, through(edges)), edges, value)
+        return list(dict.fromkeys(links))
+
+    def _tap(self, link: Link) -> int:
+        """The most probable synapse of a slice: a live one if there is any, else one the parent has."""
+        block = self.solution.genome.parent.block(link.weight, slice(link.output, link.output + 1))
+        log_p = self.solution.genome.synapse_log_probability(block)[0, link.input]
+        here = self.masks[link.weight][link.output, link.input]
+        candidates = here if here.any() else block.live[0, link.input]
+        return int(np.argmax(np.where(candidates, log_p, -np.inf)))
+
+    def _wake(self, links: list[Link]) -> int:
+        """Let a chain live; gives how many synapses, or clusters, were dead."""
+        if self.solution.levels == "clusters":
+            wanted = np.unique(self._classes_of(links))
+            woken = int(np.count_nonzero(~self.alive[wanted]))
+            if woken:
+                self.alive[wanted] = True
+                for name in self.masks:
+                    self._draw_synapses(name)
+            return woken
+        woken = 0
+        for link in links:
+            slice_ = self.masks[link.weight][link.output, link.input]
+            if not slice_.any():
+                tap = self._tap(link)
+                slice_[tap] = True
+                self.woken.append((link.weight, link.output, link.input, tap))
+                woken += 1
+        return woken
+
+    def _trim(self) -> None:
+        """Get rid of what is above the bound, and of what dies with it."""
+        if not self.rounds:
+            if (excess := self._excess()) > 0:
+                if self.solution.levels == "clusters":
+                    self._trim_clusters(excess)
+                else:
+                    self._trim_synapses(excess)
+                self._close()
+            return
+        solution = self.solution
+        for _ in range(_ATTEMPTS):
+            if (excess := self._excess()) <= 0:
+                return
+            amounts = Amounts(solution.genome.parent, self.masks, solution.prices, self.alive)
+            undo_only = solution.levels == "both"
+            self._let_live(give_back(self.fits, amounts, self.alive, excess, self.rng, undo_only=undo_only))
+            if undo_only and (excess := self._excess()) > 0:
+                self._trim_synapses(excess)
+            self._close()
+            self._round(upwards=False)
+
+    def _trim_clusters(self, excess: float) -> None:
+        solution = self.solution
+        kept = np.zeros(solution.genome.parent.clusters.n_clusters, dtype=np.bool_)
+        kept[self._classes_of(self.spared)] = True
+        trim_clusters(
+            solution.genome,
+            solution.pressure,
+            self.masks,
+            self.alive,
+            solution.prices,
+            excess,
+            kept,
+            self.rng,
+        )
+
+    def _trim_synapses(self, excess: float) -> None:
+        solution = self.solution
+        protected: dict[str, list[int]] = {}
+        for link in self.spared:
+            weight = solution.network.weights[link.weight]
+            place = (link.output * weight.inputs_per_group + link.input) * weight.taps + self._tap(link)
+            protected.setdefault(link.weight, []).append(place)
+        indices = {name: np.array(places, dtype=np.int64) for name, places in protected.items()}
+        trim_synapses(
+            solution.genome, solution.pressure, self.masks, solution.prices, excess, indices, self.rng
+        )

@@ -1,0 +1,264 @@
+"""Which classes are rounded together: found once for a network, the same for every sample.
+
+A *family* is a set of classes whose numbers hang together: members of equal-count constraints that share
+classes or lines, or, outside of any, the classes that stand in the same weights' outputs equally often. Its
+classes lie in *atoms*, sets that are alike in every constraint (one group of a convolution's inputs, one head
+of an attention's values); atoms of one *kind* keep equally many, which satisfies every constraint at once.
+
+    convolution with 32 groups of 4 -> 4     32 lines; kind "inputs": 32 atoms of 4, kind "outputs": the same
+    channels of a plain layer                no line; one kind with one atom
+    grouped convolution, shuffle, another    no line; one kind, an atom per (group before, group behind)
+
+Constraints that no such numbers satisfy for all rows make a family *tangled*: rows are then evened out one by
+one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evonnx.dependency.coupling import ClassIds, Coupling, EqualCount
+from evonnx.dependency.ids import UnionFind
+from evonnx.masks import Mask
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Atoms that keep equally many members each."""
+
+    members: ClassIds
+    """Shape (A, M): classes of each atom; -1 beyond the end of shorter ones."""
+    line: NDArray[np.int64]
+    """Shape (A,): position of the line that the atom goes with among the family's; -1: none."""
+    wanted: int
+    """The number of living classes is to be a multiple of this, so that weights put out aligned counts."""
+    available: int
+    """Classes of this kind that the parent has."""
+
+    @property
+    def step(self) -> int:
+        """`wanted`, or the largest divisor of it that fits at least twice."""
+        return divisor(self.wanted, self.available // 2)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Classes whose numbers are chosen together."""
+
+    kinds: tuple[Kind, ...]
+    lines: ClassIds
+    """Shape (L,): classes of groups or heads, each of which can go with all its members; empty: none can."""
+    tangled: tuple[ClassIds, ...] = ()
+    """Instead of kinds: grids of shape (R, M) whose rows are to keep equally many."""
+
+    @property
+    def plain(self) -> bool:
+        """Any number of its classes may live, none included."""
+        return len(self.kinds) == 1 and len(self.kinds[0].line) == 1 and not self.lines.size
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a network's samples are to be rounded."""
+
+    align: int
+    families: tuple[Family, ...]
+
+
+def divisor(number: int, most: int) -> int:
+    """The largest divisor of `number` that is not larger than `most`, 1 at least."""
+    return max((d for d in range(1, min(number, most) + 1) if number % d == 0), default=1)
+
+
+def find_layout(coupling: Coupling, available: Mask, align: int) -> Layout:
+    """Find the families of a network.
+
+    Args:
+        coupling: its coupling.
+        available: shape (n_classes,): classes that the parent has.
+        align: wanted multiple of channels along weights' output axes.
+    """
+    standing, multiples = _standing(coupling, align)
+    grids = _grids(coupling)
+    sets = UnionFind()
+    everything = sets.grow(coupling.n_classes)
+    for grid in grids:
+        ids = np.concatenate([grid.rows.reshape(-1), *grid.lines])
+        sets.unite(ids[:-1], ids[1:])
+    root = sets.find(everything)
+    by_root: dict[int, list[Grid]] = defaultdict(list)
+    for grid in grids:
+        by_root[int(root[grid.rows.flat[0]])].append(grid)
+    pinned = coupling.pinned()
+    families: list[Family] = []
+    in_grid = np.zeros(coupling.n_classes, dtype=np.bool_)
+    for together in by_root.values():
+        for grid in together:
+            in_grid[grid.rows] = True
+            for line in grid.lines:
+                in_grid[line] = True
+        families.append(_family(together, pinned, available, standing, multiples))
+    free = np.flatnonzero(available & ~in_grid)
+    free = free[np.argsort(standing[free], kind="stable")]
+    for part in np.split(free, np.flatnonzero(np.diff(standing[free])) + 1):
+        if part.size:
+            wanted = multiples[int(standing[part[0]])]
+            kind = Kind(part[None, :], np.full(1, -1), wanted, len(part))
+            families.append(Family((kind,), np.zeros(0, dtype=np.int64)))
+    return Layout(align, tuple(families))
+
+
+def _standing(coupling: Coupling, align: int) -> tuple[NDArray[np.int64], list[int]]:
+    """Where each class stands among the weights' outputs, as a number, and the multiple wanted there.
+
+    Classes that stand k times on an axis fill it k at a time, so fewer of them make it even. A class that no
+    weight puts out has number 0 and multiple 1.
+    """
+    numbers = np.zeros(coupling.n_classes, dtype=np.int64)
+    multiples = [1]
+    for classes in coupling.weights.values():
+        ids, times = np.unique(classes.output, return_counts=True)
+        before = np.stack([numbers[ids], times], axis=1)
+        kinds, inverse = np.unique(before, axis=0, return_inverse=True)
+        numbers[ids] = len(multiples) + inverse.reshape(-1)
+        multiples += [
+            math.lcm(multiples[old], align // math.gcd(align, times)) for old, times in kinds.tolist()
+        ]
+    return numbers, multiples
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One equal-count constraint."""
+
+    rows: ClassIds
+    """Shape (R, M)."""
+    lines: tuple[ClassIds, ...]
+    """Arrays of line classes, one per outer axis that has any."""
+    row_lines: tuple[ClassIds, ...]
+    """For each of `lines`, the line of every row, shape (R,)."""
+
+
+def grid_of(constraint: EqualCount) -> Grid:
+    """An equal-count constraint with its outer axes made one."""
+    classes: ClassIds = np.asarray(constraint.classes)
+    outer = classes.shape[:-1]
+    lines, row_lines = [], []
+    for axis, line in enumerate(getattr(constraint, "lines", ())):
+        if line is not None:
+            place = [1] * len(outer)
+            place[axis] = line.size
+            lines.append(line)
+            row_lines.append(np.broadcast_to(line.reshape(place), outer).reshape(-1))
+    return Grid(classes.reshape(-1, classes.shape[-1]), tuple(lines), tuple(row_lines))
+
+
+def _grids(coupling: Coupling) -> list[Grid]:
+    """Constraints that say something, each once."""
+    found: dict[bytes, Grid] = {}
+    for grid in map(grid_of, coupling.equal_counts):
+        if grid.rows.size and len(grid.rows) > 1:
+            arrays = (np.array(grid.rows.shape), grid.rows, *grid.row_lines)
+            found.setdefault(b"/".join(array.tobytes() for array in arrays), grid)
+    return list(found.values())
+
+
+Atom = tuple[tuple[int, int], ...]
+"""The (grid, row) places of its members, each as often as a member stands there."""
+
+
+def _family(
+    grids: Sequence[Grid],
+    pinned: Mask,
+    available: Mask,
+    standing: NDArray[np.int64],
+    multiples: Sequence[int],
+) -> Family:
+    places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for number, grid in enumerate(grids):
+        for row, members in enumerate(grid.rows.tolist()):
+            for one in members:
+                places[one].append((number, row))
+    atoms: dict[Atom, list[int]] = defaultdict(list)
+    for one in sorted(places):
+        atoms[tuple(places[one])].append(one)
+    by_kind: dict[tuple[tuple[int, int], ...], list[Atom]] = defaultdict(list)
+    for atom in atoms:
+        by_kind[tuple(sorted((grid, times) for (grid, _), times in Counter(atom).items()))].append(atom)
+    if not all(_even(alike, grids) for alike in by_kind.values()):
+        return Family((), np.zeros(0, dtype=np.int64), tuple(grid.rows for grid in grids))
+    lines, line_of = _lines(grids, pinned, by_kind.values())
+    kinds = []
+    for alike in by_kind.values():
+        length = max(len(atoms[atom]) for atom in alike)
+        members = np.array([atoms[atom] + [-1] * (length - len(atoms[atom])) for atom in alike])
+        ids = members[members >= 0]
+        kinds.append(
+            Kind(
+                members,
+                np.array([line_of.get(atom, -1) for atom in alike]),
+                math.lcm(*(multiples[number] for number in np.unique(standing[ids]).tolist())),
+                int(np.count_nonzero(available[ids])),
+            )
+        )
+    return Family(tuple(kinds), lines)
+
+
+def _even(alike: Sequence[Atom], grids: Sequence[Grid]) -> bool:
+    """Whether every row of every grid that these atoms lie in holds equally many of them."""
+    per_row = Counter(place for atom in alike for place in set(atom))
+    return all(
+        len({per_row[grid, row] for row in range(len(grids[grid].rows))}) == 1
+        for grid in {grid for grid, _ in per_row}
+    )
+
+
+def _lines(
+    grids: Sequence[Grid], pinned: Mask, kinds: Iterable[Sequence[Atom]]
+) -> tuple[ClassIds, dict[Atom, int]]:
+    """Lines that can go, and the one that each atom goes with.
+
+    An atom can go with a line only if all its rows do. Where rows have lines along several axes, those along
+    one of them are used, the one with most lines.
+    """
+    kinds = list(kinds)
+    arrays = {line.tobytes(): line for grid in grids for line in grid.lines if not pinned[line].all()}
+    best: tuple[ClassIds, dict[Atom, int]] = np.zeros(0, dtype=np.int64), {}
+    for lines in sorted(_connected(list(arrays.values())), key=len, reverse=True):
+        position = {int(one): place for place, one in enumerate(lines)}
+        of_row = [next((row for row in grid.row_lines if int(row[0]) in position), None) for grid in grids]
+        places = {atom: _line_of(atom, of_row, position) for alike in kinds for atom in alike}
+        if None in places.values():
+            continue
+        counts = [Counter(places[atom] for atom in alike) for alike in kinds]
+        if all(
+            set(count) == {-1} or (len(count) == len(lines) and len(set(count.values())) == 1)
+            for count in counts
+        ) and any(set(count) != {-1} for count in counts):
+            return lines, {atom: place for atom, place in places.items() if place is not None}
+    return best
+
+
+def _line_of(atom: Atom, of_row: Sequence[ClassIds | None], position: Mapping[int, int]) -> int | None:
+    """Position of the line that all rows of an atom go with; -1: with none; None: with different ones."""
+    lines = [of_row[grid] for grid, _ in atom]
+    found = {
+        -1 if line is None else position[int(line[row])] for line, (_, row) in zip(lines, atom, strict=True)
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def _connected(arrays: Sequence[ClassIds]) -> list[ClassIds]:
+    """Unions of arrays that share members."""
+    unions: list[ClassIds] = []
+    for array in arrays:
+        shared = [one for one in unions if np.intersect1d(one, array).size]
+        unions = [one for one in unions if not any(one is other for other in shared)]
+        unions.append(np.unique(np.concatenate([array, *shared])))
+    return unions
