@@ -1,160 +1,99 @@
-"""Constant subgraphs: evaluated with ONNX's reference operators, and folded where they feed parameters.
+"""Constant subgraphs: evaluated, and folded where they feed parameters.
 
-Only operators whose result size can be told beforehand are evaluated, and only up to a limit, so that a file
-cannot make us allocate more than a small multiple of what it holds.
+Standardised kernels, tables of relative positions, rotary angles and resized embeddings are constants to the
+model that runs; exporters write them as the computations that made them. DequantizeLinear is left as it is.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from evonnx.network.evaluation import FREE_ELEMENTS, evaluate, is_known
 from evonnx.network.operands import WEIGHT_PORTS, trace
-from evonnx.onnx_io import constant_tensor
+from evonnx.onnx_io import constant_tensor, constant_values
 
 Array = NDArray[np.generic]
 
-_FREE_ELEMENTS = 1 << 20
-"""Results up to this size are always evaluated; larger ones only up to twice their inputs."""
-
-
-def _broadcast(arrays: Sequence[Array]) -> int:
-    return math.prod(np.broadcast_shapes(*(array.shape for array in arrays)))
-
-
-def _total(arrays: Sequence[Array]) -> int:
-    return sum(array.size for array in arrays)
-
-
-def _gathered(arrays: Sequence[Array]) -> int:
-    data, indices = arrays[0], arrays[1]
-    return data.size * max(1, indices.size)
-
-
-def _matrix_product(arrays: Sequence[Array]) -> int:
-    a, b = arrays[0], arrays[1]
-    return a.size // max(1, a.shape[-1]) * max(1, b.size) if a.ndim else 0
-
-
-def _expanded(arrays: Sequence[Array]) -> int:
-    target = tuple(int(dim) for dim in arrays[1].reshape(-1))
-    return math.prod(np.broadcast_shapes(arrays[0].shape, target))
-
-
-def _filled(arrays: Sequence[Array]) -> int:
-    return math.prod(int(dim) for dim in arrays[0].reshape(-1))
-
-
-def _counted(arrays: Sequence[Array]) -> int:
-    start, limit, delta = (float(array.reshape(-1)[0]) for array in arrays)
-    return max(0, math.ceil((limit - start) / delta))
-
-
-_ELEMENTWISE = """
-    Add Sub Mul Div Pow Min Max Mod Where Equal Less Greater LessOrEqual GreaterOrEqual And Or Not Neg Abs
-    Sqrt Exp Log Reciprocal Floor Ceil Round Sign Erf Tanh Sigmoid Relu"""
-_NEVER_LARGER = """
-    Cast Identity Clip Reshape Transpose Squeeze Unsqueeze Flatten Slice Concat Split Shape Size ReduceSum
-    ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare"""
 _NEVER_FLOAT = frozenset(
-    ("Shape", "Size", "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "And", "Or", "Not")
+    [
+        "Shape",
+        "Size",
+        "Equal",
+        "Less",
+        "Greater",
+        "LessOrEqual",
+        "GreaterOrEqual",
+        "And",
+        "Or",
+        "Xor",
+        "Not",
+        "IsNaN",
+        "IsInf",
+        "ArgMax",
+        "ArgMin",
+        "NonZero",
+    ]
 )
-_RESULT_SIZE: Mapping[str, Callable[[Sequence[Array]], int]] = {
-    **dict.fromkeys(_ELEMENTWISE.split(), _broadcast),
-    **dict.fromkeys(_NEVER_LARGER.split(), _total),
-    "Gather": _gathered,
-    "MatMul": _matrix_product,
-    "Expand": _expanded,
-    "ConstantOfShape": _filled,
-    "Range": _counted,
-}
-"""Elements of the result, or a bound on them, from the inputs."""
 
 
-def evaluate(
-    node: ir.Node, inputs: Sequence[Array | None], opsets: Mapping[str, int]
-) -> tuple[Array, ...] | None:
-    """The outputs of one node for constant inputs.
-
-    None where the operator is not one of those known here, its result would be large, or the reference
-    implementation refuses it.
-    """
-    size = _RESULT_SIZE.get(node.op_type)
-    present = [array for array in inputs if array is not None]
-    if size is None or node.domain not in ("", "ai.onnx"):
-        return None
-    try:
-        if size(present) > max(_FREE_ELEMENTS, 2 * _total(present)):
-            return None
-        return _run(node, inputs, opsets)
-    except Exception:  # a shape, type or value that does not fit: the node simply stays as it is
-        return None
-
-
-def _run(node: ir.Node, inputs: Sequence[Array | None], opsets: Mapping[str, int]) -> tuple[Array, ...]:
-    # Imported here: it takes 0.2 s and most models have nothing to evaluate.
-    from onnx import ValueInfoProto, helper
-    from onnx.reference import ReferenceEvaluator
-
-    names = [f"i{index}" if array is not None else "" for index, array in enumerate(inputs)]
-    outputs = [f"o{index}" for index in range(len(node.outputs))]
-    proto = ir.to_proto(node)
-    proto.input[:], proto.output[:] = names, outputs
-    proto.domain = ""
-    taken, made = ([ValueInfoProto(name=name) for name in side if name] for side in (names, outputs))
-    opset = opsets.get("", opsets.get("ai.onnx", 1))
-    graph = helper.make_graph([proto], "node", taken, made)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-    feeds = {name: array for name, array in zip(names, inputs, strict=True) if array is not None}
-    results = ReferenceEvaluator(model).run(None, feeds)
-    return tuple(np.asarray(result) for result in results)
-
-
-def fold_constants(model: ir.Model, *, integers: bool = False) -> tuple[ir.Model, tuple[str, ...]]:
-    """Constant subgraphs that feed floating-point operands become initializers, in a clone.
+def fold_constants(model: ir.Model, *, in_place: bool = False) -> tuple[ir.Model, tuple[str, ...]]:
+    """Constant subgraphs that feed floating-point operands become initializers, in a clone unless `in_place`.
 
     Left alone: relayouts of a constant on their way to a weight (masks map back through those), integers
-    unless asked for (shapes stay as the user wrote them) and graph outputs. A folded operand keeps its name;
+    (shapes stay as the user wrote them) and graph outputs. A folded operand keeps its name;
     constants that nothing reads any more go.
 
     Returns:
-        The model itself and no notes where there is nothing to fold; else a clone and what was folded.
+        The model itself and no notes where there is nothing to fold; else the folded one and what was folded.
     """
-    found = _foldable(model, integers)
+    found = _foldable(model)
     if not found:
         return model, ()
-    folded = model.clone()
-    arrays = _foldable(folded, integers)
+    names, before = [repr(value.name) for value in found], len(model.graph)
+    folded = model if in_place else model.clone()
+    arrays = found if in_place else _counterparts(model.graph, folded.graph, found)
     producers = _with_ancestors(arrays, _constant_nodes(folded.graph))
     for value, array in arrays.items():
         _replace_by_initializer(folded, value, array)
     _remove_unread(folded.graph, producers)
-    names = [repr(value.name) for value in found]
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    nodes = len(model.graph) - len(folded.graph)
+    nodes = before - len(folded.graph)
     return folded, (f"{nodes} node(s) with constant results were computed beforehand: {shown}.",)
 
 
-def _foldable(model: ir.Model, integers: bool) -> dict[ir.Value, Array]:
+def _counterparts(
+    graph: ir.Graph, clone: ir.Graph, arrays: Mapping[ir.Value, Array]
+) -> dict[ir.Value, Array]:
+    """The same arrays by the values of a clone."""
+    return {
+        copy: arrays[value]
+        for node, twin in zip(graph, clone, strict=True)
+        for value, copy in zip(node.outputs, twin.outputs, strict=True)
+        if value in arrays
+    }
+
+
+def _foldable(model: ir.Model) -> dict[ir.Value, Array]:
     """Values to fold with their arrays, in graph order."""
     constant = _constant_nodes(model.graph)
     wanted = {
         output
         for node in constant
         for output in node.outputs
-        if _is_operand(output, constant) and (integers or _is_float(output))
+        if _is_operand(output, constant) and _is_float(output)
     }
     needed = _with_ancestors(wanted, constant)
     arrays: dict[ir.Value, Array] = {}
+    limit = max(FREE_ELEMENTS, sum(tensor.size for _, _, tensor in constant_values(model)) // 4)
     for node in constant:
         if node in needed:
             inputs = [_array_of(value, arrays) for value in node.inputs]
             if all(a is not None or v is None for a, v in zip(inputs, node.inputs, strict=True)):
-                results = evaluate(node, inputs, model.opset_imports) or ()
+                results = evaluate(node, inputs, model.opset_imports, limit) or ()
                 arrays.update(zip(node.outputs, results, strict=False))
     return {value: array for value, array in arrays.items() if value in wanted}
 
@@ -167,7 +106,7 @@ def _constant_nodes(graph: ir.Graph) -> dict[ir.Node, None]:
             value is None or constant_tensor(value) is not None or value.producer() in constant
             for value in node.inputs
         )
-        if node.op_type in _RESULT_SIZE and node.inputs and all(known):
+        if is_known(node) and node.inputs and all(known):
             constant[node] = None
     return constant
 

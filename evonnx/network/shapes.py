@@ -1,6 +1,7 @@
-"""Concrete shapes of every tensor: symbolic input dimensions are filled, ONNX shape inference does the rest.
+"""Concrete shapes of every tensor: symbolic input dimensions are filled, then one walk infers the rest.
 
-Works on a copy without the large weights' data; the user's model is not touched.
+The walk, node by node, also computes the small tensors that shapes are made of (`Shape -> Gather -> Concat ->
+Reshape`), so that exports that work sizes out at run time get shapes too. The user's model is not touched.
 """
 
 from __future__ import annotations
@@ -8,17 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import onnx
 import onnx_ir as ir
 
 from evonnx.errors import ModelError
-from evonnx.network.folding import fold_constants
+from evonnx.network.inference import Dim, infer
 from evonnx.network.operands import WEIGHT_PORTS
 
-Dim = int | str | None
-
 _SIDES = (
-    (224, 1),
+    (224, 32),
     (224, 512),
     (32, 16),
     (28, 64),
@@ -26,8 +24,6 @@ _SIDES = (
     (320, 2048),
 )
 """Tried in turn for open dimensions until all layers fit: (side of an image, any other length)."""
-_SMALL_ELEMENTS = 4096
-"""Constants up to this size keep their data for inference: they may hold a shape."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +50,11 @@ def infer_shapes(
     given = input_shapes or {}
     _check_given(model, source, given)
     best = _attempt(model, given, _SIDES[0])
-    if best.missing:
-        computed = fold_constants(model, integers=True)[0]
-        for sides in _SIDES if best.guessed else _SIDES[:1]:
-            attempt = _attempt(computed, given, sides)
-            best = attempt if attempt.missing < best.missing else best
-            if not best.missing:
-                break
+    for sides in _SIDES[1:] if best.guessed else ():
+        if not best.missing:
+            break
+        attempt = _attempt(model, given, sides)
+        best = attempt if attempt.missing < best.missing else best
     return best.inference
 
 
@@ -94,35 +88,15 @@ def _attempt(model: ir.Model, given: Mapping[str, Sequence[int]], sides: tuple[i
                 size = "x".join(map(str, chosen[name]))
                 notes.append(f"Input {name!r} declares {_declared(value)}; shapes and MACs are for {size}.")
     guessed = bool(notes)
-    shapes: dict[str, tuple[Dim, ...]] = {}
-    try:
-        proto = onnx.shape_inference.infer_shapes(_skeleton(model, chosen), strict_mode=False, data_prop=True)
-    except Exception as error:  # inference errors come in many classes; shapes then stay unknown
-        notes.append(f"Shape inference failed ({str(error).splitlines()[0][:200]}); MACs are not known.")
-    else:
-        shapes = _shapes_in(proto)
-    for name, value in model.graph.initializers.items():
-        if value.const_value is not None:
-            shapes[name] = tuple(int(dim) for dim in value.const_value.shape.numpy())
+    shapes = infer(model, chosen)
     inference = Inference(chosen, shapes, _batch(model, chosen), tuple(notes))
     return _Attempt(inference, guessed, _missing(model, shapes))
-
-
-def _shapes_in(proto: onnx.ModelProto) -> dict[str, tuple[Dim, ...]]:
-    return {
-        info.name: tuple(
-            dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None
-            for dim in info.type.tensor_type.shape.dim
-        )
-        for info in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)
-        if info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape")
-    }
 
 
 def _missing(model: ir.Model, shapes: Mapping[str, tuple[Dim, ...]]) -> int:
     missing = 0
     for node in model.graph:
-        if node.op_type in WEIGHT_PORTS:
+        if node.op_type in WEIGHT_PORTS and node.domain in ("", "ai.onnx"):
             made = shapes.get(node.outputs[0].name or "", (None,))
             known = all(isinstance(dim, int) and dim > 0 for dim in made)
             missing += not (known and _contracts(node, shapes))
@@ -214,28 +188,3 @@ def _declared(value: ir.Value) -> str:
     return (
         "[" + ", ".join(str(dim) if isinstance(dim, int) else dim.value or "?" for dim in value.shape) + "]"
     )
-
-
-def _skeleton(model: ir.Model, chosen: Mapping[str, tuple[int, ...]]) -> onnx.ModelProto:
-    """The graph with concrete inputs, no remembered shapes, and large weights declared instead of stored."""
-    light = model.clone()
-    graph = light.graph
-    declared = {value.name for value in graph.inputs}
-    for name, value in list(graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None:
-            continue
-        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
-        if tensor.size > _SMALL_ELEMENTS:
-            del graph.initializers[name]
-            if name not in declared:
-                graph.inputs.append(value)
-    for value in graph.inputs:
-        if (value.name or "") in chosen:
-            value.shape = ir.Shape(chosen[value.name or ""])
-    for node in graph:
-        for output in node.outputs:
-            output.shape = None
-            if not output.is_graph_output():
-                output.type = None
-    return ir.to_proto(light)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from evonnx.errors import ModelError
 from evonnx.network.folding import fold_constants
+from evonnx.network.inference import Dim
 from evonnx.network.quantization import Quantization, quantized_constants
-from evonnx.network.shapes import Dim, infer_shapes
+from evonnx.network.shapes import infer_shapes
 from evonnx.network.weights import Array, Unprunable, Weight, find_weights
 from evonnx.onnx_io import (
     constant_tensor,
@@ -145,7 +146,7 @@ def load_network(
     """
     model = load_model(path)
     try:
-        network = network_of(model, os.fspath(path), input_shapes)
+        network = _network(model, os.fspath(path), input_shapes, own=True)
     except (TypeError, ValueError, LookupError) as error:  # attributes of the wrong kind, axes out of range
         raise ModelError(
             f"{os.fspath(path)} is not a valid ONNX graph: {error}. Run onnx.checker on it or export it anew."
@@ -161,7 +162,14 @@ def network_of(
     Raises:
         ModelError: an input shape does not fit; a prunable weight is not finite.
     """
-    folded, folding_notes = fold_constants(model)
+    return _network(model, source, input_shapes, own=False)
+
+
+def _network(
+    model: ir.Model, source: str, input_shapes: Mapping[str, Sequence[int]] | None, *, own: bool
+) -> Network:
+    """See `network_of`; a model that is our `own` is folded in place."""
+    folded, folding_notes = fold_constants(model, in_place=own)
     inference = infer_shapes(folded, source, input_shapes)
     weights, unprunable = find_weights(folded, inference.shapes, inference.batch, source)
     return Network(

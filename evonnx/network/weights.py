@@ -22,9 +22,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from evonnx.errors import ModelError
+from evonnx.network.inference import Dim
 from evonnx.network.operands import RELAYOUTS, WEIGHT_PORTS, Relayout, Source, static_shape, trace
 from evonnx.network.quantization import Quantization, quantization_of
-from evonnx.network.shapes import Dim
 from evonnx.onnx_io import constant_tensor, model_label, node_labels, subgraphs
 
 Array = NDArray[np.generic]
