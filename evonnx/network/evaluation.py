@@ -137,7 +137,8 @@ def _resized(node: ir.Node, inputs: Operands) -> int:
         named = math.prod(int(dim) for dim in inputs[3].reshape(-1))
         return int(named if inputs[3].size == inputs[0].ndim else named * inputs[0].size)
     scales = inputs[-1].reshape(-1) if len(inputs) > 1 else node.attributes["scales"].as_floats()
-    return int(math.ceil(inputs[0].size * math.prod(max(1.0, float(scale)) for scale in scales)))
+    bound: int = math.ceil(inputs[0].size * math.prod(max(1.0, float(scale)) for scale in scales))
+    return bound
 
 
 def _one_hot(node: ir.Node, inputs: Operands) -> int:
