@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy)
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from evonnx.network import Array
 from evonnx_torch.graph import Graph, is_float, read_graph
 from evonnx_torch.ops._base import NormState, Renorm
-from evonnx_torch.program import SUPPORTED, Program, Setting, compile_program, to_tensor
+from evonnx_torch.program import SUPPORTED, Program, Setting, compile_program, shapes_of, to_tensor
 from evonnx_torch.roles import Roles, find_roles
 
 _PROGRAMS = 16
@@ -114,9 +115,15 @@ class OnnxModule(nn.Module):
             device=self.device,
             norm=self.norm,
             renorms=self.renorms,
-            batch=(self._declared or 1, actual) if relaxed else None,
+            batch=None,
         )
-        return compile_program(self.graph, {**self.weights, **self.statistics}, data, host, setting)
+        leaves = {**self.weights, **self.statistics}
+        if relaxed:
+            declared = self._declared or 1
+            few = {n: x[torch.arange(declared) % len(x)] if x.ndim else x for n, x in data.items()}
+            shapes = shapes_of(self.graph, leaves, few, host, replace(setting, training=False))
+            setting = replace(setting, batch=(declared, actual), declared_shapes=shapes)
+        return compile_program(self.graph, leaves, data, host, setting)
 
     def use_channels_last(self) -> None:
         """Lay out 4-D weights, and from now on inputs, with channels innermost."""

@@ -8,7 +8,7 @@ by its branch; everything else becomes one step. Slots are released after their 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from evonnx_torch.graph import Graph, Node, is_float_array
 from evonnx_torch.ops import BUILDERS, Call, Unsupported, Value
 from evonnx_torch.ops._base import NormState, Renorm
 
+_JOINING = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Concat", "And", "Or", "Equal", "Max", "Min"})
+"""Operators that join activations with constants of the same leading size."""
 CONTROL = frozenset({"If"})
 SUPPORTED = frozenset(BUILDERS) | CONTROL
 
@@ -74,6 +76,9 @@ class Setting:
     renorms: Mapping[str, Renorm]
     """Normalisations behind convolutions, by the name of the convolution's output."""
     batch: tuple[int, int] | None
+    """(declared, actual) leading size of the inputs, where they differ."""
+    declared_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Then: shapes for the declared batch, by tensor name (see `shapes_of`)."""
 
 
 def to_tensor(array: Array) -> Tensor:
@@ -110,15 +115,8 @@ def compile_program(
         AdapterError: a node cannot be run on these inputs; names it.
     """
     compiler = _Compiler(leaves, setting)
-    scope: dict[str, Value] = {}
-    for name, tensor in data.items():
-        scope[name] = compiler.leaf(tensor, from_data=True)
-    inputs = tuple((name, value.slot) for name, value in scope.items())
-    for slot in (slot for _, slot in inputs):
-        compiler.template[slot] = None
-    scope.update({name: Value(tensor, known=True) for name, tensor in host.items()})
-    with torch.no_grad():
-        compiler.run(graph, scope, setting.outputs)
+    scope = compiler.walk(graph, data, host)
+    inputs = tuple((name, scope[name].slot) for name in data)
     outputs = []
     for name in setting.outputs:
         if name not in scope:
@@ -131,6 +129,18 @@ def compile_program(
     return Program(tuple(steps), tuple(compiler.template), inputs, tuple(outputs), elements)
 
 
+def shapes_of(
+    graph: Graph,
+    leaves: Mapping[str, Tensor],
+    data: Mapping[str, Tensor],
+    host: Mapping[str, Tensor],
+    setting: Setting,
+) -> dict[str, tuple[int, ...]]:
+    """Shapes of all tensors of the main graph that come from data; arguments as for `compile_program`."""
+    scope = _Compiler(leaves, setting).walk(graph, data, host)
+    return {name: tuple(value.tensor.shape) for name, value in scope.items() if value.from_data}
+
+
 class _Compiler:
     def __init__(self, leaves: Mapping[str, Tensor], setting: Setting) -> None:
         self.leaves = leaves
@@ -140,6 +150,17 @@ class _Compiler:
         self.owned: set[int] = set()
         """Slots that steps write, so that may be released."""
         self.sizes: dict[int, int] = {}
+
+    def walk(self, graph: Graph, data: Mapping[str, Tensor], host: Mapping[str, Tensor]) -> dict[str, Value]:
+        """Run the whole graph on example inputs; all its tensors by name."""
+        scope: dict[str, Value] = {}
+        for name, tensor in data.items():
+            scope[name] = self.leaf(tensor, from_data=True)
+            self.template[scope[name].slot] = None
+        scope.update({name: Value(tensor, known=True) for name, tensor in host.items()})
+        with torch.no_grad():
+            self.run(graph, scope, self.setting.outputs)
+        return scope
 
     def leaf(self, tensor: Tensor, from_data: bool = False) -> Value:
         self.template.append(tensor)
@@ -189,6 +210,8 @@ class _Compiler:
 
     def _node(self, node: Node, opset: int, scope: dict[str, Value]) -> None:
         values = tuple(scope[name] if name else None for name in node.inputs)
+        if self.setting.batch and node.op_type in _JOINING:
+            values = _follow_batch(values, *self.setting.batch)
         call = Call(
             op_type=node.op_type,
             opset=opset,
@@ -199,6 +222,7 @@ class _Compiler:
             norm=self.setting.norm,
             renorm=self.setting.renorms.get(node.outputs[0]),
             batch=self.setting.batch,
+            declared_shape=self.setting.declared_shapes.get(node.inputs[0]) if node.inputs else None,
         )
         build = BUILDERS[node.op_type]
         try:
@@ -238,6 +262,27 @@ class _Compiler:
         # A known value that several steps read gets a slot for each; such values are small.
         reads = tuple(self.slot_of(value) for value in operands)
         self.steps.append(_Step(emit.kernel, reads, tuple(writes), several))
+
+
+def _follow_batch(values: tuple[Value | None, ...], declared: int, actual: int) -> tuple[Value | None, ...]:
+    """Constants that repeat the same entries for each example of the declared batch (a class token, a mask
+    per window), repeated for the actual one."""
+    leading = {v.tensor.shape[0] for v in values if v is not None and v.from_data and v.tensor.ndim}
+    rank = max((v.tensor.ndim for v in values if v is not None), default=0)
+
+    def followed(value: Value | None) -> Value | None:
+        if value is None or not value.known or value.tensor.ndim != rank or not rank:
+            return value
+        tensor = value.tensor
+        each, rest = divmod(tensor.shape[0], declared)
+        if rest or tensor.shape[0] in leading or each * actual not in leading:
+            return value
+        parts = tensor.reshape(declared, each, *tensor.shape[1:])
+        if not bool((parts == parts[:1]).all()):
+            return value
+        return replace(value, tensor=parts[0].repeat(actual, *(1,) * (rank - 1)))
+
+    return tuple(followed(value) for value in values)
 
 
 def _ancestors(graph: Graph, outputs: Iterable[str]) -> list[Node]:

@@ -85,6 +85,8 @@ class Call:
     renorm: Renorm | None = None
     batch: tuple[int, int] | None = None
     """(declared, actual) leading size where a model declared for one batch size is run with another."""
+    declared_shape: tuple[int, ...] | None = None
+    """Then: the first operand's shape for the declared batch, if the operand comes from data."""
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value."""

@@ -30,30 +30,41 @@ def size(call: Call) -> Emit:
 def reshape(call: Call) -> Emit:
     """To known dimensions; 0 copies one (unless allowzero), -1 takes the rest."""
     dims = list(call.ints_from("shape", 1) or ())
+    # A target computed from run-time shapes follows the batch by itself.
+    computed = len(call.inputs) > 1 and call.inputs[1] is not None and call.inputs[1].from_data
+    before = None if computed or not call.batch else call.declared_shape
     if not call.attr("allowzero", 0):
-        dims = [call.shape(0)[i] if d == 0 else d for i, d in enumerate(dims)]
-    value = call.inputs[0]
-    if call.batch and value is not None and value.from_data and dims:
-        dims[0] = _relaxed(dims, call.shape(0), *call.batch)
+        dims = [(before or call.shape(0))[i] if d == 0 else d for i, d in enumerate(dims)]
+    if call.batch and before is not None:
+        dims = _relaxed(dims, before, call.shape(0), *call.batch)
     if -1 in dims and math.prod(d for d in dims if d != -1) == 0:
         raise Unsupported("a -1 beside an empty dimension")
     target = tuple(dims)
     return call.emit(lambda x: x.reshape(target), 0)
 
 
-def _relaxed(dims: list[int], have: tuple[int, ...], declared: int, actual: int) -> int:
-    """The leading entry of a target that was written for the declared batch: [1, 256] becomes [N, 256], and
-    windows of images, [64, 49, 32], become [64 N, 49, 32]. Whether the batch did lead is found out by
-    comparing results (`feeding.accepted_chunk`)."""
-    first = dims[0]
-    if first == declared and have[:1] == (actual,):
-        return actual
-    if first <= 0 or not have:
-        return first
-    grown = first * actual // declared
-    if -1 in dims:
-        return grown if grown == have[0] else first
-    return grown if math.prod(have) * declared == math.prod(dims) * actual else first
+def _relaxed(
+    dims: list[int], before: tuple[int, ...], have: tuple[int, ...], declared: int, actual: int
+) -> list[int]:
+    """A target that was written for the declared batch, for the actual one: [1, 256] becomes [N, 256], and
+    windows of images, [64, 49, 32], become [64 N, 49, 32].
+
+    `before` and `have` are the operand's shapes for the declared and the actual batch. They differ in the
+    axis that the batch leads; the target's entry that starts at the same place of the flat order takes it.
+    Whether the batch did lead there is found out by comparing results (`feeding.accepted_chunk`).
+    """
+    axis = next((i for i, (b, h) in enumerate(zip(before, have, strict=True)) if b != h), None)
+    if axis is None:
+        return dims
+    start, passed = math.prod(before[:axis]), 1
+    known = math.prod(d for d in dims if d != -1)
+    for place, dim in enumerate(dims):
+        size = math.prod(before) // max(known, 1) if dim == -1 else dim
+        if passed <= start < passed * size or (declared == 1 and passed == start):
+            grown = -1 if dim == -1 else dim * actual // declared
+            return [*dims[:place], grown, *dims[place + 1 :]]
+        passed *= size
+    return dims
 
 
 @builder("Flatten")
@@ -102,21 +113,6 @@ def unsqueeze(call: Call) -> Emit:
 def concat(call: Call) -> Emit:
     """Join along an axis."""
     axis = int(call.attr("axis", 1))
-    if call.batch and call.axis(axis) != 0:
-        declared, actual = call.batch
-        leading = [call.shape(i)[0] for i in range(len(call.inputs))]
-        if declared == 1 and set(leading) == {1, actual}:
-            # A class token that was expanded to the declared batch.
-            repeats = [size != actual for size in leading]
-
-            def joined(*operands: Tensor) -> Tensor:
-                parts = [
-                    x.expand(actual, *x.shape[1:]) if repeated else x
-                    for x, repeated in zip(operands, repeats, strict=True)
-                ]
-                return torch.cat(parts, axis)
-
-            return call.emit(joined)
     return call.emit(lambda *operands: torch.cat(operands, axis))
 
 
@@ -136,7 +132,10 @@ def split(call: Call) -> Emit:
 @builder("Expand")
 def expand(call: Call) -> Emit:
     """Broadcast with a shape, both ways."""
-    target = np.broadcast_shapes(call.shape(0), call.ints(1))
+    asked = list(call.ints(1))
+    if call.batch and len(asked) == call.rank(0) and (asked[0], call.shape(0)[0]) == call.batch:
+        asked[0] = call.batch[1]
+    target = np.broadcast_shapes(call.shape(0), asked)
     return call.emit(lambda x: x.expand(target), 0)
 
 
