@@ -67,11 +67,16 @@ class LiveObserver(Observer):
     def generation_done(self, row: Mapping[str, Any]) -> None:
         """One line: sizes and scores."""
         self.bars.update(self.generations, completed=row["generation"])
-        clusters = row["cluster_efficiency"]
+        clusters, reached = row["cluster_efficiency"], row.get("alignment")
+        aligned = ""
+        if reached and reached["requested"] > 1:
+            aligned = (
+                f"{reached['aligned']}/{reached['groups']} groups at multiples of {reached['requested']}, "
+            )
         self.console.print(
             f"gen {row['generation']:02d}: A-E {row['architectural_efficiency']:.2f}x"
             f"{f', C-E {clusters:.2f}x' if clusters else ''}, validation {row['score_validation']:.4f}, "
-            f"{row['bytes'] / 1e3:.0f} kB, retrained {row['retrain_seconds']:.0f} s, "
+            f"{row['bytes'] / 1e3:.0f} kB, {aligned}retrained {row['retrain_seconds']:.0f} s, "
             f"overhead {row['overhead_seconds']:.1f} s",
             markup=False,
             highlight=False,

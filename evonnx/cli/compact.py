@@ -29,7 +29,9 @@ def compact(
         typer.Argument(metavar="MASKED", help="An ONNX file with dead synapses at zero.", show_default=False),
     ],
     output: Output,
-    align: Annotated[int, typer.Option(min=1, help="Keep channel counts at multiples of this number.")] = 1,
+    align: Annotated[
+        int, typer.Option(min=1, help="Keep dead channels so that counts are multiples of this number.")
+    ] = 1,
     input_shape: InputShapes = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -39,6 +41,8 @@ def compact(
 
     Works on any model with zeros in its weights, from evonnx or not. Masked and compact model are compared in
     onnxruntime, tensor by tensor; if they differ, or if the comparison could not tell, nothing is written.
+    Here --align can only keep dead channels as padding, and says what that costs; `synthesize --align` lets
+    others live instead.
 
     \b
     Examples:
@@ -47,6 +51,8 @@ def compact(
     """
     from pathlib import Path
 
+    from evonnx.alignment import padding_cost
+    from evonnx.dependency import analyse
     from evonnx.network import load_network
     from evonnx.report.table import Table, show
     from evonnx.report.tables import times, whole
@@ -59,7 +65,9 @@ def compact(
     say("removing and proving")
     removal = remove(network, align=align, seed=seed)
     write_checked(removal.compacted.model, output, masked)
-    before, after = count(network), count(load_network(output, network.input_shapes))
+    compacted = load_network(output, network.input_shapes)
+    before, after = count(network), count(compacted)
+    padding = padding_cost(network, analyse(network), compacted, align) if align > 1 else None
     sizes: dict[str, tuple[Any, Any]] = {
         "parameters": (before.parameters, after.parameters),
         "macs": (before.macs, after.macs),
@@ -72,6 +80,7 @@ def compact(
                 "masked": masked,
                 "output": output,
                 "plan": removal.plan.describe().splitlines(),
+                "padding": padding.to_json() if padding else None,
                 "proof": removal.proof.to_json(),
                 **{name: {"masked": old, "compact": new} for name, (old, new) in sizes.items()},
             }
@@ -84,4 +93,6 @@ def compact(
     for line in removal.plan.describe().splitlines():
         print(plain(line))
     show(Table(f"{masked} -> {output}", ("", "masked", "compact", "smaller"), rows), console())
+    if padding is not None:
+        print(plain(f"{padding}."))
     print(plain(f"Proven equal: {removal.proof}"))

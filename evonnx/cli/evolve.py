@@ -117,7 +117,10 @@ def evolve(
         str, typer.Option(help="Genetic encoding; see `evonnx plugins`.", rich_help_panel=_PRESSURE)
     ] = "adaptive",
     align: Annotated[
-        str, typer.Option(help="Keep channel counts at multiples of this number.", rich_help_panel=_PRESSURE)
+        str,
+        typer.Option(
+            help="Let channels live in multiples of this number; auto: measured.", rich_help_panel=_PRESSURE
+        ),
     ] = "auto",
     screen: Annotated[
         int, typer.Option(min=1, help="Samples scored without retraining.", rich_help_panel=_SELECTION)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from evonnx.report.table import Table
     from evonnx.resources import Resources
 
+_SECONDS = 3.0
+"""What timing the probes of --align auto may take, beside making them."""
+
 
 @command
 def synthesize(
@@ -47,7 +50,9 @@ def synthesize(
         Granularity | None, typer.Option(help="What a cluster is.", show_default="the encoding's")
     ] = None,
     encoding: Annotated[str, typer.Option(help="Genetic encoding; see `evonnx plugins`.")] = "adaptive",
-    align: Annotated[str, typer.Option(help="With --stats: plan removal at this alignment.")] = "auto",
+    align: Annotated[
+        str, typer.Option(help="Let channels live in multiples of this number; auto: measured.")
+    ] = "auto",
     stats: Annotated[
         bool,
         typer.Option("--stats", help="Show what is left of every layer, and what `compact` would remove."),
@@ -59,16 +64,19 @@ def synthesize(
 ) -> None:
     """Sample one offspring of MODEL.
 
-    Written is the masked offspring: the same graph with dead synapses set to zero, not retrained.
+    Written is the masked offspring: the same graph with dead synapses set to zero, not retrained. Where
+    clusters are channels, equally many live per group or head, and in multiples that run fast.
 
     \b
     Examples:
       evonnx synthesize model.onnx -o masked.onnx --keep 0.66 --seed 3
+      evonnx synthesize model.onnx -o masked.onnx --levels clusters --clusters channel --align 8
       evonnx synthesize model.onnx -o masked.onnx --encoding cluster-driven --clusters kernel --stats
       evonnx compact masked.onnx -o compact.onnx
     """
     import numpy as np
 
+    from evonnx.alignment import measure_alignment
     from evonnx.clusters import find_clusters
     from evonnx.compaction import plan_compaction
     from evonnx.dependency import analyse
@@ -79,14 +87,19 @@ def synthesize(
     from evonnx.report.table import show
     from evonnx.resources import count
     from evonnx.steps import write_checked
+    from evonnx.synthesis import rounds
     from evonnx.synthesis import synthesize as sample
 
     not_the_same(model, output)
-    multiple = alignment(align) or 1
+    multiple = alignment(align)
     genes = _encoding(encoding, levels, cluster_share, clusters)
     network = load_network(model, input_shapes(input_shape))
     coupling = analyse(network)
     genome = encode(network, find_clusters(network, coupling, genes.granularity), genes)
+    choice: dict[str, Any] = {"align": multiple or 1}
+    if multiple is None and rounds(genes):
+        say("measuring channel alignments")
+        choice = measure_alignment(network, coupling, genes, 1, seconds=_SECONDS, genome=genome)
     offspring = sample(
         network,
         coupling,
@@ -96,11 +109,12 @@ def synthesize(
         levels=genes.levels,
         cluster_share=genes.cluster_share,
         best_effort=best_effort,
+        align=choice["align"],
     )
     masked = apply_masks(network, coupling, offspring.masks)
     write_checked(masked, output, model)
     child = network_of(masked, output, network.input_shapes)
-    removable = plan_compaction(child, analyse(child), align=multiple).describe().splitlines()
+    removable = plan_compaction(child, analyse(child)).describe().splitlines()
     document = {
         "model": model,
         "output": output,
@@ -109,6 +123,8 @@ def synthesize(
         "expected": offspring.expected_share,
         "achieved": offspring.achieved_share,
         "notes": list(offspring.notes),
+        "choices": choice,
+        "alignment": reached.to_json() if (reached := offspring.alignment) else None,
         "removable": removable,
         **compare(count(network), count(child)),
     }
@@ -119,8 +135,10 @@ def synthesize(
         show(layers_table(document), console())
         for line in removable:
             print(plain(line))
-    for note in offspring.notes:
+    for note in [*offspring.notes, *([choice["note"]] if "note" in choice else [])]:
         say(note)
+    if offspring.alignment is not None:
+        print(plain(str(offspring.alignment)))
     print(
         f"{plain(output)}: {document['synapses']} of {document['synapses_parent']} synapses live "
         f"({offspring.achieved_share:.2%}; the budget was {keep:.2%})"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from evonnx.adapter import TrainingBudget
+from evonnx.alignment import measure_alignment
 from evonnx.dependency import analyse
 from evonnx.errors import RunError
-from evonnx.evolution.alignment import measure_alignment
 from evonnx.evolution.generation import Setting, figures
 from evonnx.evolution.judging import Judge, check_examples
 from evonnx.evolution.options import EvolveOptions, Observer
@@ -20,12 +20,13 @@ from evonnx.genome import Encoding
 from evonnx.network import Network, load_network
 from evonnx.plugins import get
 from evonnx.resources import count
-from evonnx.run_store import RunStore
 from evonnx.sessions import default_threads, load_warnings
 from evonnx.task import Task
 from evonnx.tasks import find_task, find_task_file
 
 DEFAULT_RECOVERY_EPOCHS = 5
+_ALIGNMENT_SECONDS = 10.0
+"""What timing the probes of `--align auto` may take, beside making them."""
 
 
 @dataclass(frozen=True)
@@ -105,23 +106,14 @@ def _training_budget(options: EvolveOptions, defaults: dict[str, Any]) -> Traini
     return TrainingBudget(**{**known, **{name: value for name, value in given.items() if value is not None}})
 
 
-def choose(case: Case, store: RunStore, observer: Observer) -> dict[str, Any]:
+def choose(case: Case, observer: Observer) -> dict[str, Any]:
     """What depends on the machine, recorded so that a resumed run repeats it."""
     if case.options.pressure.align is not None:
         return {"align": case.options.pressure.align}
     observer.stage(0, "measuring channel alignments")
-    workspace = store.workspace("alignment")
-    try:
-        return measure_alignment(
-            case.network,
-            analyse(case.network),
-            case.encoding,
-            workspace,
-            case.timing_threads,
-            case.options.input_shapes,
-        )
-    finally:
-        store.discard(workspace)
+    return measure_alignment(
+        case.network, analyse(case.network), case.encoding, case.timing_threads, seconds=_ALIGNMENT_SECONDS
+    )
 
 
 def setting_of(case: Case, align: int, observer: Observer) -> Setting:

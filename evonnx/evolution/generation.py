@@ -39,7 +39,7 @@ from evonnx.run_store import (
 )
 from evonnx.sessions import load_warnings
 from evonnx.steps import Removal, compact, write_checked
-from evonnx.synthesis import Sample, sample, solve
+from evonnx.synthesis import Sample, rounds, sample, solve
 from evonnx.task import Metric
 
 
@@ -89,6 +89,7 @@ class Setting:
     warnings_ancestor: frozenset[str]
     """What onnxruntime says when it loads the ancestor."""
     align: int
+    """Wanted multiple of channels."""
     observer: Observer
 
     def validation_drop(self, row: Row) -> float:
@@ -150,7 +151,9 @@ def remove_physically(brood: Brood, masks: Masks, folder: Path, seed: int) -> Re
     ancestor = setting.trainer.ancestor
     write_checked(apply_masks(brood.network, brood.coupling, masks), folder / MASKED_FILE, ancestor)
     masked = load_network(folder / MASKED_FILE, setting.options.input_shapes)
-    removal = compact(masked, align=setting.align, seed=seed, threads=setting.options.threads)
+    # Samples of whole channels come in multiples already; others can only be padded.
+    padding = 1 if rounds(setting.encoding) else setting.align
+    removal = compact(masked, align=padding, seed=seed, threads=setting.options.threads)
     write_checked(removal.compacted.model, folder / COMPACT_FILE, ancestor)
     return removal
 
@@ -203,6 +206,7 @@ def draw(brood: Brood, seeds: np.random.SeedSequence) -> list[Sample]:
         encode(brood.network, clusters, encoding),
         Budget(share=options.pressure.bound(options.generations)),
         best_effort=options.pressure.best_effort,
+        align=brood.setting.align,
     )
     wanted = max(options.selection.screen, options.selection.offspring)
     return [sample(solution, np.random.default_rng(child)) for child in seeds.spawn(wanted)]
@@ -265,6 +269,7 @@ def make_generation(
         "budget": options.pressure.bound(options.generations),
         "achieved": best.sample.achieved_share,
         "expected": best.sample.expected_share,
+        "alignment": reached.to_json() if (reached := best.sample.alignment) else None,
         "screened": len(samples),
         "training": best.training,
         "notes": [*best.sample.notes, *best.removal.plan.notes, *best.training["notes"]],

@@ -73,7 +73,7 @@ def evolve(
     try:
         if isinstance(case.task, NeedsAncestor):
             case.task.bind_ancestor(str(case.model))
-        choices = store.read_run().get("choices") or choose(case, store, observer)
+        choices = store.read_run().get("choices") or choose(case, observer)
         setting = setting_of(case, choices["align"], observer)
         record = first_record(case, configuration, choices, setting)
         store.write_run(record)

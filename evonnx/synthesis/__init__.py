@@ -2,6 +2,6 @@
 
 from evonnx.synthesis.alignment import Alignment, Relaxed
 from evonnx.synthesis.sampling import Sample, sample, synthesize
-from evonnx.synthesis.solution import Solution, shapes_channels, solve
+from evonnx.synthesis.solution import Solution, rounds, solve
 
-__all__ = ["Alignment", "Relaxed", "Sample", "Solution", "sample", "shapes_channels", "solve", "synthesize"]
+__all__ = ["Alignment", "Relaxed", "Sample", "Solution", "rounds", "sample", "solve", "synthesize"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evonnx.dependency.coupling import Coupling
 from evonnx.environment import Budget, EnvironmentFactor, factor_of
 from evonnx.environment.pressure import Pressure, solve_pressure
 from evonnx.errors import BudgetError
-from evonnx.genome import Genome, Levels
+from evonnx.genome import Encoding, Genome, Levels
 from evonnx.network import Network
 from evonnx.synthesis.connectivity import through_living, walk
 from evonnx.synthesis.layout import Layout, find_layout
@@ -39,6 +39,12 @@ class Solution:
     def bound(self) -> float:
         """Amount that an offspring may use."""
         return self.budget.share * self.parent_amount
+
+    def aligned(self, align: int) -> Solution:
+        """The same for another alignment; unchanged where numbers of channels are not chosen."""
+        if self.layout is None:
+            return self
+        return replace(self, layout=_layout(self.coupling, self.genome, align))
 
 
 def solve(
@@ -74,16 +80,15 @@ def solve(
     prices = factor.prices(network)
     levels = levels or genome.encoding.levels
     share = genome.encoding.cluster_share if cluster_share is None else cluster_share
+    layout = None
+    if genome.parent.clusters.granularity == "channel" and levels != "synapses":
+        layout = _layout(coupling, genome, align)
     amount = sum(prices[name] * count for name, count in genome.live.items())
     if not amount > 0:
         raise BudgetError(f"{network.source} uses no {factor.unit}, so there is nothing to budget.")
     pressure = solve_pressure(genome, prices, budget.share, levels, share)
     reach = walk(network, coupling, through_living(lambda name, rows: genome.parent.block(name, rows).live))
     outputs = tuple(str(value.name) for value in network.model.graph.outputs if reach.reached(value))
-    layout = None
-    if shapes_channels(genome, levels):
-        available = (genome.cluster_live > 0) | coupling.pinned()
-        layout = find_layout(coupling, available, align)
     return Solution(
         network=network,
         coupling=coupling,
@@ -100,6 +105,10 @@ def solve(
     )
 
 
-def shapes_channels(genome: Genome, levels: Levels) -> bool:
+def _layout(coupling: Coupling, genome: Genome, align: int) -> Layout:
+    return find_layout(coupling, (genome.cluster_live > 0) | coupling.pinned(), align)
+
+
+def rounds(encoding: Encoding) -> bool:
     """Whether whole channels live or die in samples, so that their numbers can be chosen."""
-    return genome.parent.clusters.granularity == "channel" and levels != "synapses"
+    return encoding.granularity == "channel" and encoding.levels != "synapses"
