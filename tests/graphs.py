@@ -10,6 +10,7 @@ from collections.abc import Callable
 import ml_dtypes
 import numpy as np
 import onnx
+from family_graphs import FAMILY_GRAPHS
 from graph_builder import Builder
 from onnx import helper, numpy_helper
 
@@ -559,3 +560,6 @@ def lstm() -> onnx.ModelProto:
     y = b.node("Squeeze", b.node("LSTM", y, *weights, hidden_size=5), b.ints(1))
     b.output(b.matmul(y, 5, 2), [3, 1, 2], "y")
     return b.model()
+
+
+GRAPHS.update(FAMILY_GRAPHS)

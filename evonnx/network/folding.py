@@ -1,4 +1,4 @@
-"""Constant subgraphs: evaluated, and folded where they feed parameters.
+"""Constant subgraphs: evaluated, and folded where they feed parameters or count channels.
 
 Standardised kernels, tables of relative positions, rotary angles and resized embeddings are constants to the
 model that runs; exporters write them as the computations that made them. DequantizeLinear is left as it is.
@@ -18,6 +18,17 @@ from evonnx.onnx_io import constant_tensor, constant_values
 
 Array = NDArray[np.generic]
 
+_COUNT_PORTS: Mapping[str, tuple[int, ...]] = {
+    "Pad": (1, 3),
+    "Expand": (1,),
+    "Tile": (1,),
+    "Reshape": (1,),
+    "Split": (1,),
+    "Slice": (1, 2, 3, 4),
+    "Gather": (1,),
+    "Resize": (3,),
+}
+"""Inputs whose integers may count channels: to change with them they must be written down."""
 _NEVER_FLOAT = frozenset(
     [
         "Shape",
@@ -41,10 +52,11 @@ _NEVER_FLOAT = frozenset(
 
 
 def fold_constants(model: ir.Model, *, in_place: bool = False) -> tuple[ir.Model, tuple[str, ...]]:
-    """Constant subgraphs that feed floating-point operands become initializers, in a clone unless `in_place`.
+    """Constant subgraphs that feed floating-point operands, or inputs that may count channels, become
+    initializers, in a clone unless `in_place`.
 
-    Left alone: relayouts of a constant on their way to a weight (masks map back through those), integers
-    (shapes stay as the user wrote them) and graph outputs. A folded operand keeps its name;
+    Left alone: relayouts of a constant on their way to a weight (masks map back through those), integers that
+    count nothing (they stay as the user wrote them) and graph outputs. A folded operand keeps its name;
     constants that nothing reads any more go.
 
     Returns:
@@ -84,7 +96,7 @@ def _foldable(model: ir.Model) -> dict[ir.Value, Array]:
         output
         for node in constant
         for output in node.outputs
-        if _is_operand(output, constant) and _is_float(output)
+        if _is_operand(output, constant) and (_counts(output) or _is_float(output))
     }
     needed = _with_ancestors(wanted, constant)
     arrays: dict[ir.Value, Array] = {}
@@ -118,6 +130,10 @@ def _is_operand(value: ir.Value, constant: Mapping[ir.Node, None]) -> bool:
         return False
     as_weight = any(index in WEIGHT_PORTS.get(node.op_type, ()) for node, index in readers)
     return not (as_weight and trace(value) is not None)
+
+
+def _counts(value: ir.Value) -> bool:
+    return any(index in _COUNT_PORTS.get(node.op_type, ()) for node, index in value.uses())
 
 
 def _with_ancestors(values: Iterable[ir.Value], constant: Mapping[ir.Node, None]) -> set[ir.Node]:

@@ -2,39 +2,67 @@
 
 Axes are aligned from the right. Per axis of the result: followed axes of full length are united with each
 other and with the result's; a constant of full length is a channel vector ("addend", "factor", "divisor",
-"exponent"); a constant or activation of length 1 there has nothing to do with the channels.
+"exponent"); an operand of length 1 there has nothing to do with the channels; an operand that repeats one
+entry there (Expand, Tile) repeats it less often.
 
-    zero where   Add, Sub, Sum, Mean, Max, Min: every operand is;   Mul: some operand is;   Div, Pow: the
-    first is
+    zero where   Add, Sub, Sum, Mean, Or, Xor, Greater, Less: every operand is
+                 Max, Min: every operand is, but for scalars c with max(0, c) = 0, min(0, c) = 0
+                 Mul, And: some operand is
+                 Div, Mod, BitShift: the first is; Pow: the first is, if the exponent is positive
+                 Where: both branches are
+
+A channel that is gone was zero in the masked model, and 0 / 0 is not zero: a divisor is a constant, has
+length 1 along the channels or is positive for every input; so is the base of a Pow whose exponent is not a
+positive constant.
 
 - pins: an activation of full length that is not followed, a followed axis of length 1 that is spread over a
-longer
-  one, division by an activation (0 / 0 in a dead channel), Pow with an exponent that is not a positive
-  constant.
+  longer one, divisors and exponents that may not be finite at zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from evonnx.dependency.copies import shorten_copies
 from evonnx.dependency.coupling import AllOf, AnyOf, Constant, Flow
 from evonnx.dependency.ids import IdArray
 from evonnx.dependency.scope import Scope
+from evonnx.dependency.signs import Sign, sign_of
+from evonnx.network import Array
 
-_SUMS = frozenset({"Add", "Sub", "Sum", "Mean", "Max", "Min"})
-_COMPARISONS = frozenset(
-    {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Or", "Xor", "Where"}
+_LIKE_SUMS = frozenset(
+    {"Add", "Sub", "Sum", "Mean", "Or", "Xor", "BitwiseOr", "BitwiseXor", "Greater", "Less", "Max", "Min"}
 )
-_SECOND_ROLE = {"Mul": "factor", "Div": "divisor", "Pow": "exponent"}
+_LIKE_PRODUCTS = frozenset({"Mul", "And", "BitwiseAnd"})
+_LIKE_QUOTIENTS = frozenset({"Div", "Mod"})
+_NEVER_ZERO = frozenset({"Equal", "GreaterOrEqual", "LessOrEqual"})
+_SUMS = frozenset({"Add", "Sub", "Sum", "Mean", "Max", "Min"})
+_SECOND_ROLE = {"Div": "divisor", "Mod": "divisor", "Pow": "exponent"}
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One operand along one axis of the result."""
+
+    slot: int
+    value: ir.Value
+    constant: Array | None
+    axis: int
+    """Its own axis; negative where it has none there."""
+    length: int | None
+    """Along that axis: 1 where it has none, None where it is not known."""
+    ids: IdArray | None
+    """None where it is a constant or not followed."""
 
 
 class ArithmeticRule:
-    """Add, Sub, Mul, Div, Pow, Max, Min, Sum, Mean, comparisons and Where."""
+    """Add, Sub, Mul, Div, Mod, Pow, Max, Min, Sum, Mean, comparisons, logic and Where."""
 
-    operators = _SUMS | _COMPARISONS | {"Mul", "Div", "Pow"}
+    operators = _LIKE_SUMS | _LIKE_PRODUCTS | _LIKE_QUOTIENTS | _NEVER_ZERO | {"Pow", "BitShift", "Where"}
     size_slots: frozenset[int] = frozenset()
 
     def visit(self, node: ir.Node, scope: Scope) -> None:
@@ -47,7 +75,6 @@ class ArithmeticRule:
         if any(shape is None for shape in shapes) or len(operands) != len(node.inputs):
             scope.pin_inputs(node, f"{node.op_type} with operands of unknown rank")
             return
-        self._refuse(node, scope)
         rank = max(len(shape or ()) for shape in shapes)
         followed = {
             axis + rank - len(scope.shape(value) or ())
@@ -55,76 +82,87 @@ class ArithmeticRule:
             for axis in scope.tracked(value)
         }
         for axis in sorted(followed):
-            self._axis(node, scope, axis - rank, rank)
+            along = [_operand(scope, slot, value, axis - rank) for slot, value in enumerate(operands)]
+            self._axis(node, scope, axis, along)
         self._layer(node, scope, operands, shapes)
 
-    def _refuse(self, node: ir.Node, scope: Scope) -> None:
-        """Pins for operators that are not finite when a channel is zero."""
-        if node.op_type not in ("Div", "Pow"):
+    def _axis(self, node: ir.Node, scope: Scope, axis: int, operands: Sequence[Operand]) -> None:
+        """Relate the operands along one axis of the result."""
+        lengths = [operand.length if operand.ids is None else operand.ids.size for operand in operands]
+        full = max(length for length in lengths if length is not None)
+        for operand in operands:
+            if operand.ids is not None and operand.ids.size != full:
+                scope.pin(operand.ids, node, f"one channel is spread over {full} by {node.op_type}")
+        reference = next((o for o in operands if o.ids is not None and o.ids.size == full), None)
+        if reference is None or reference.ids is None:
             return
-        second = node.inputs[1]
-        constant = scope.constant(second)
-        if node.op_type == "Div" and constant is None:
-            scope.pin_inputs(node, "division by an activation is not defined in a removed channel")
-        if node.op_type == "Pow" and (constant is None or not bool(np.all(constant.astype(np.float64) > 0))):
-            scope.pin_inputs(node, "Pow with an exponent that is not a positive constant")
+        self._check_finite(node, scope, operands, reference.ids)
+        terms = [self._term(node, scope, operand, reference, full) for operand in operands]
+        scope.carry(node.outputs[0], axis, reference.ids, self._flow(node, operands, terms))
 
-    def _axis(self, node: ir.Node, scope: Scope, back: int, rank: int) -> None:
-        """Relate the operands along one axis of the result, counted from the back (-1: the last)."""
-        lengths: list[int | None] = []
-        ids: list[IdArray | None] = []
-        for value in node.inputs:
-            shape = scope.shape(value) or ()
-            inside = len(shape) + back >= 0
-            lengths.append(shape[back] if inside else 1)
-            followed = inside and scope.constant(value) is None
-            ids.append(scope.ids(value, len(shape) + back) if followed else None)
-        full = max((found.size for found in ids if found is not None), default=1)
-        full = max([full, *(length for length in lengths if length is not None)])
-        reference = next((found for found in ids if found is not None and found.size == full), None)
-        if reference is None:
-            for found in ids:
-                if found is not None:
-                    scope.pin(found, node, f"one channel is spread over {full} by {node.op_type}")
-            return
-        terms: list[Flow | None] = []
-        for slot, (value, length, found) in enumerate(zip(node.inputs, lengths, ids, strict=True)):
-            assert value is not None
-            constant = scope.constant(value)
-            axis = len(scope.shape(value) or ()) + back
-            if found is not None and found.size == full:
-                scope.unite(reference, found)
-                terms.append(scope.activation(value, axis))
-            elif found is not None:
-                scope.pin(found, node, f"one channel is spread over {full} by {node.op_type}")
-                terms.append(None)
-            elif constant is not None:
-                if length == full and full > 1:
-                    along = next(
-                        other for other, own in zip(node.inputs, ids, strict=True) if own is reference
-                    )
-                    scope.vector(node, slot, axis, reference, self._role(node, slot), along)
-                    terms.append(Constant(str(value.name), axis))
-                else:
-                    terms.append(Constant(str(value.name), None))
-            else:
-                if length != 1:
-                    scope.pin(reference, node, f"{value.name!r}, combined with these, is not followed")
-                terms.append(None)
-        scope.carry(node.outputs[0], rank + back, reference, self._flow(node, terms))
+    def _term(
+        self, node: ir.Node, scope: Scope, operand: Operand, reference: Operand, full: int
+    ) -> Flow | None:
+        """Couple one operand with the reference; when it is zero."""
+        assert reference.ids is not None
+        if operand.ids is not None and operand.ids.size == full:
+            scope.unite(reference.ids, operand.ids)
+            return scope.activation(operand.value, operand.axis)
+        if operand.constant is not None:
+            if operand.length != full or full == 1:
+                return Constant(str(operand.value.name), None)
+            role = self._role(node, operand.slot)
+            scope.vector(node, operand.slot, operand.axis, reference.ids, role, reference.value)
+            return Constant(str(operand.value.name), operand.axis)
+        if operand.ids is None and operand.length != 1:
+            self._unfollowed(node, scope, operand, reference.ids)
+        return None
+
+    def _unfollowed(self, node: ir.Node, scope: Scope, operand: Operand, ids: IdArray) -> None:
+        """An activation that is not followed has an entry of its own for each channel."""
+        if not shorten_copies(scope, operand.value, operand.axis, ids):
+            scope.pin(ids, node, f"{operand.value.name!r}, combined with these, is not followed")
+
+    def _check_finite(self, node: ir.Node, scope: Scope, operands: Sequence[Operand], ids: IdArray) -> None:
+        """Pins for operators that may not be finite when a channel is zero."""
+        if node.op_type in _LIKE_QUOTIENTS:
+            divisor = operands[1]
+            spread = divisor.constant is None and divisor.length != 1
+            if spread and sign_of(divisor.value, scope.constant) is not Sign.POSITIVE:
+                scope.pin(ids, node, f"{node.op_type} by an activation that may be zero in a removed channel")
+        elif node.op_type == "Pow" and not _is_positive(operands[1].constant):
+            base = operands[0]
+            varies = base.constant is not None and base.length != 1
+            if varies or sign_of(base.value, scope.constant) is not Sign.POSITIVE:
+                scope.pin(ids, node, "Pow with an exponent that is not a positive constant")
 
     def _role(self, node: ir.Node, slot: int) -> str:
         if node.op_type == "Mul":
             return "factor"
         return _SECOND_ROLE.get(node.op_type, "addend") if slot == 1 else "addend"
 
-    def _flow(self, node: ir.Node, terms: Sequence[Flow | None]) -> Flow | None:
+    def _flow(self, node: ir.Node, operands: Sequence[Operand], terms: Sequence[Flow | None]) -> Flow | None:
+        """When the result is zero."""
+        if node.op_type in ("Max", "Min"):
+            # A scalar on the far side of zero leaves zero alone.
+            bound = np.minimum if node.op_type == "Min" else np.maximum
+            terms = [
+                term
+                for operand, term in zip(operands, terms, strict=True)
+                if operand.constant is None
+                or operand.constant.size != 1
+                or np.any(bound(operand.constant, 0))
+            ]
+        if node.op_type == "Where":
+            terms = terms[1:]
         known = tuple(term for term in terms if term is not None)
-        if node.op_type in _SUMS:
+        if node.op_type in _LIKE_SUMS or node.op_type == "Where":
             return AllOf(known) if len(known) == len(terms) else None
-        if node.op_type == "Mul":
+        if node.op_type in _LIKE_PRODUCTS:
             return AnyOf(known)
-        return terms[0] if node.op_type in ("Div", "Pow") else None
+        if node.op_type == "Pow" and not _is_positive(operands[1].constant):
+            return None
+        return None if node.op_type in _NEVER_ZERO else terms[0]
 
     def _layer(
         self,
@@ -138,7 +176,10 @@ class ArithmeticRule:
         if len(activations) == 1:
             slot = activations[0]
             constants = [scope.constant(value) for other, value in enumerate(operands) if other != slot]
-            scaled = node.op_type == "Mul" or (node.op_type in ("Div", "Pow") and slot == 0)
+            scaled = node.op_type == "Mul" or (
+                slot == 0
+                and (node.op_type == "Div" or (node.op_type == "Pow" and _is_positive(constants[0])))
+            )
             # A per-channel addend dies with the layer; a scalar one does not.
             added = node.op_type in _SUMS and all(array is not None and array.size > 1 for array in constants)
             absent = node.op_type in _SUMS and all(
@@ -149,3 +190,16 @@ class ArithmeticRule:
         elif len(activations) == 2 and node.op_type in ("Add", "Sub", "Sum") and shapes[0] == shapes[1]:
             for slot in activations if node.op_type != "Sub" else [1]:
                 scope.merge(node, slot)
+
+
+def _operand(scope: Scope, slot: int, value: ir.Value, back: int) -> Operand:
+    """An operand along one axis of the result, counted from the back (-1: the last)."""
+    shape = scope.shape(value) or ()
+    axis = len(shape) + back
+    constant = scope.constant(value)
+    ids = scope.ids(value, axis) if axis >= 0 and constant is None else None
+    return Operand(slot, value, constant, axis, shape[axis] if axis >= 0 else 1, ids)
+
+
+def _is_positive(array: Array | None) -> bool:
+    return array is not None and bool(np.all(array.astype(np.float64) > 0))

@@ -2,12 +2,14 @@
 
 Every axis of x <-> the same axis of y. f(0) = 0 makes a function zero-preserving (argument "forward").
 A dead channel carries zeros in the masked model, and zero times infinity is not zero: functions that are not
-finite at 0 (Log, Reciprocal, Acosh) pin.
+finite at 0 (Log, Reciprocal) need an argument that is positive for every input.
 
-    PRelu   y = x where x >= 0, else slope * x: slope of one entry, or per channel ("slope" vector)
+    PRelu     y = x where x >= 0, else slope * x: slope of one entry, or per channel ("slope" vector)
+    Clip      zero-preserving where min <= 0 <= max, both constants
+    CastLike  the second input lends its type only
 
-- pins: PRelu whose slope is not a constant or does not line up, a second output (Dropout's mask) that is
-read.
+- pins: PRelu whose slope is not a constant, functions that may not be finite at zero, bounds computed from
+  channels, a second output (Dropout's mask) that is read.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from evonnx.dependency.scope import Scope
+from evonnx.dependency.signs import Sign, sign_of
 
 _KEEPS_ZERO = frozenset(
     [
@@ -24,6 +27,7 @@ _KEEPS_ZERO = frozenset(
         "Atan",
         "Atanh",
         "Cast",
+        "CastLike",
         "Ceil",
         "Celu",
         "Clip",
@@ -50,10 +54,25 @@ _KEEPS_ZERO = frozenset(
         "Tan",
         "Tanh",
         "ThresholdedRelu",
+        "com.microsoft::Gelu",
+        "com.microsoft::QuickGelu",
     ]
 )
 _FINITE_AT_ZERO = frozenset(
-    ["Acos", "Cos", "Cosh", "Exp", "HardSigmoid", "IsInf", "IsNaN", "Not", "Sigmoid", "Softplus"]
+    [
+        "Acos",
+        "BitCast",
+        "BitwiseNot",
+        "Cos",
+        "Cosh",
+        "Exp",
+        "HardSigmoid",
+        "IsInf",
+        "IsNaN",
+        "Not",
+        "Sigmoid",
+        "Softplus",
+    ]
 )
 _INFINITE_AT_ZERO = frozenset({"Log", "Reciprocal", "Acosh"})
 
@@ -70,17 +89,21 @@ class ElementwiseRule:
         if source is None or not scope.tracked(source):
             scope.pin_inputs(node, f"{node.op_type} computes its parameters from these channels")
             return
-        if node.op_type in _INFINITE_AT_ZERO:
+        if node.op_type in _INFINITE_AT_ZERO and not self._stays_finite(node, scope):
             scope.pin_inputs(node, f"{node.op_type} is not finite at zero, the value of a removed channel")
             return
         if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
             scope.pin_inputs(node, f"the second output of {node.op_type} is read")
         for parameter in node.inputs[1:]:
-            if parameter is not None and scope.constant(parameter) is None:
+            if node.op_type != "CastLike" and parameter is not None and scope.constant(parameter) is None:
                 scope.pin_value(parameter, node, f"it is a parameter of {node.op_type}")
         if node.op_type == "PRelu":
             self._slope(node, scope, source)
         scope.pass_through(source, value, zero_preserving=self._keeps_zero(node, scope))
+
+    def _stays_finite(self, node: ir.Node, scope: Scope) -> bool:
+        positive = sign_of(node.inputs[0], scope.constant) is Sign.POSITIVE
+        return positive and node.op_type != "Acosh"
 
     def _keeps_zero(self, node: ir.Node, scope: Scope) -> bool:
         if node.op_type == "Clip":
@@ -90,7 +113,8 @@ class ElementwiseRule:
             return node.attributes.get_float("lambd", 0.5) >= 0
         if node.op_type == "ThresholdedRelu":
             return node.attributes.get_float("alpha", 1.0) >= 0
-        return node.op_type in _KEEPS_ZERO or node.op_type == "PRelu"
+        keeps = node.op_type in _KEEPS_ZERO or node.op_type == "PRelu"
+        return keeps or node.domain == "com.microsoft"
 
     def _bound(self, node: ir.Node, scope: Scope, slot: int, attribute: str) -> float | None:
         """A bound of Clip; infinite where it has none, None where it is computed at run time."""

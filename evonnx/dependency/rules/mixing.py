@@ -1,56 +1,74 @@
-"""Operators that compute every channel from several: they pin, with that reason.
+"""Operators that compute along one axis or a few: channels there are mixed and stay, any other axis passes.
 
-    Softmax, LogSoftmax, Hardmax       along their axis (before opset 13: along every axis from it on)
-    LayerNormalization and the like    over groups or all channels
-    LRN                                over neighbouring channels
-    ArgMax, ArgMin, TopK               along their axis
+    Softmax, LogSoftmax, Hardmax    along their axis (before opset 13: along every axis from it on)
+    ArgMax, ArgMin, TopK            along their axis, which ArgMax and ArgMin may drop
+    CumSum, CumProd                 along an axis given as an input; zero channels elsewhere stay zero
+    MeanVarianceNormalization       over its axes; zero channels elsewhere stay zero
+    Trilu                           over the last two axes; zero channels elsewhere stay zero
 
-Softmax and its kind along an axis without channels, before which and after which channels are followed, pass
-them through (not zero-preserving).
+- pins: followed axes among those; all that reaches LayerNormalization and the like, LpNormalization (not
+  defined at zero), Einsum and Attention.
 """
 
 from __future__ import annotations
+
+from collections.abc import Set
 
 import onnx_ir as ir
 
 from evonnx.dependency.rules._base import normalized_axis
 from evonnx.dependency.scope import Scope
 
-_ALONG_AXIS = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
+_SOFTMAX = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
+_ARGUMENTS = frozenset({"ArgMax", "ArgMin"})
+_RUNNING = frozenset({"CumSum", "CumProd"})
+_KEEP_ZERO = _RUNNING | {"MeanVarianceNormalization", "Trilu"}
+_EVERYTHING = frozenset(
+    ["LayerNormalization", "GroupNormalization", "RMSNormalization", "LpNormalization", "Einsum", "Attention"]
+)
 
 
 class MixingRule:
-    """Softmax, normalisations over channels, arg-reductions."""
+    """Softmax, arg-reductions, running sums, normalisations over channels."""
 
-    operators = _ALONG_AXIS | frozenset(
-        [
-            "LayerNormalization",
-            "GroupNormalization",
-            "RMSNormalization",
-            "LRN",
-            "MeanVarianceNormalization",
-            "LpNormalization",
-            "ArgMax",
-            "ArgMin",
-            "TopK",
-            "CumSum",
-            "Einsum",
-            "Attention",
-        ]
-    )
+    operators = _SOFTMAX | _ARGUMENTS | _KEEP_ZERO | _EVERYTHING | {"TopK"}
     size_slots: frozenset[int] = frozenset()
 
     def visit(self, node: ir.Node, scope: Scope) -> None:
         """See the module's algebra."""
-        source, value = node.inputs[0], node.outputs[0]
+        source = node.inputs[0]
         shape = scope.shape(source)
-        if source is None or node.op_type not in _ALONG_AXIS or shape is None:
+        mixed = None if shape is None else self._mixed(node, scope, len(shape))
+        if source is None or mixed is None:
             scope.pin_inputs(node, f"{node.op_type} mixes channels")
             return
-        old = scope.opset < 13
-        axis = normalized_axis(node.attributes.get_int("axis", 1 if old else -1), len(shape))
-        for other, ids in scope.tracked(source).items():
-            if other == axis or (old and other > axis):
+        for parameter in node.inputs[1:]:
+            scope.pin_value(parameter, node, f"{node.op_type} counts with them")
+        drops = node.op_type in _ARGUMENTS and not node.attributes.get_int("keepdims", 1)
+        for axis, ids in scope.tracked(source).items():
+            if axis in mixed:
                 scope.pin(ids, node, f"{node.op_type} mixes channels")
-            else:
-                scope.carry(value, other, ids)
+                continue
+            flow = scope.activation(source, axis) if node.op_type in _KEEP_ZERO else None
+            moved = axis - sum(other < axis for other in mixed) if drops else axis
+            for value in node.outputs:
+                scope.carry(value, moved, ids, flow)
+
+    def _mixed(self, node: ir.Node, scope: Scope, rank: int) -> Set[int] | None:
+        """The axes along which entries are combined; None where they are not known."""
+        attributes = node.attributes
+        if node.op_type in _EVERYTHING:
+            return None
+        if node.op_type in _SOFTMAX:
+            old = scope.opset < 13
+            axis = normalized_axis(attributes.get_int("axis", 1 if old else -1), rank)
+            return set(range(axis, rank)) if old else {axis}
+        if node.op_type in _RUNNING:
+            given = scope.constant(node.inputs[1])
+            return None if given is None else {normalized_axis(int(given.reshape(())), rank)}
+        if node.op_type == "MeanVarianceNormalization":
+            return {normalized_axis(axis, rank) for axis in attributes.get_ints("axes", (0, 2, 3)) or ()}
+        if node.op_type == "Trilu":
+            return {rank - 2, rank - 1}
+        default = -1 if node.op_type == "TopK" else 0
+        return {normalized_axis(attributes.get_int("axis", default), rank)}
