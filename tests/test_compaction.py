@@ -408,8 +408,9 @@ def test_lineage_points_into_the_ancestor(name: str) -> None:
         if weight is not None and weight.groups > 1 and weight.inputs_per_group > 1:
             groups = lineage.get((tensor, 1), np.arange(weight.groups * weight.inputs_per_group))
             rows = lineage.get((tensor, 0), np.arange(weight.outputs))
-            columns = (groups % weight.inputs_per_group).reshape(weight.groups, -1)
-            want = np.stack([whole[row, columns[row * weight.groups // weight.outputs]] for row in rows])
+            left = net.weights[tensor].groups
+            columns = (groups % weight.inputs_per_group).reshape(left, -1)
+            want = np.stack([whole[row, columns[at * left // rows.size]] for at, row in enumerate(rows)])
         else:
             want = whole
             for (key, axis), kept in lineage.items():

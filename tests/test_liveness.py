@@ -18,6 +18,7 @@ def reference(net: Network, coupling: Coupling, masks: dict[str, Mask]) -> tuple
     canonical = {name: weight.to_canonical(masks[name]).copy() for name, weight in net.weights.items()}
     pinned = coupling.pinned()
     dead: set[int] = set()
+    lines = set(coupling.given.tolist())
     while True:
         produced, consumed = set(), set()
         for name, weight in net.weights.items():
@@ -35,6 +36,7 @@ def reference(net: Network, coupling: Coupling, masks: dict[str, Mask]) -> tuple
             for wire in range(coupling.wire_class.size)
             if wire not in dead
             and not pinned[coupling.wire_class[wire]]
+            and wire not in lines
             and (wire not in produced or wire not in consumed)
         }
         if not fresh:

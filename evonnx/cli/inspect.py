@@ -106,7 +106,7 @@ def describe(network: Network, coupling: Coupling) -> dict[str, Any]:
         },
         "layers": layers,
         "equal_counts": [
-            {"node": one.node_label, "groups": len(one.classes), "reason": one.reason}
+            {"node": one.node_label, "groups": int(np.prod(one.classes.shape[:-1])), "reason": one.reason}
             for one in coupling.equal_counts
         ],
         "unprunable": [

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from evonnx.compaction.lineage import compose_lineage, read_lineage, write_lineage
 from evonnx.compaction.plan import Compacted, ConstantChange, Indices, InputGather, Plan
 from evonnx.network import Array, Network
-from evonnx.onnx_io import constant_values, set_array
+from evonnx.onnx_io import constant_tensor, constant_values, set_array
 
 
 def apply_plan(network: Network, plan: Plan) -> Compacted:
@@ -43,11 +43,17 @@ def apply_plan(network: Network, plan: Plan) -> Compacted:
     _change_constants(model, nodes, plan.constants)
     for gather in plan.gathers:
         _insert_gather(model, nodes[gather.node.index], gather)
+    _relabel(model, nodes, plan)
+    for split in plan.splits:
+        _write_sizes(model, nodes[split.node.index], split.sizes)
+    for scaling in plan.scalings:
+        _scale(model, nodes[scaling.node.index], scaling.factor)
     _bypass(graph, nodes, plan)
+    _drop_inputs(nodes, plan)
     graph.remove([nodes[one.index] for one in plan.removed_nodes], safe=True)
     _set_shapes(graph, plan)
     _drop_unread(graph, read_before)
-    lineage = _lineage(model, plan)
+    lineage = _lineage(network, model, plan)
     write_lineage(model, lineage)
     kept = {(cut.tensor, cut.axis): cut.kept for cut in plan.activations}
     return Compacted(model, lineage, plan, kept)
@@ -85,6 +91,7 @@ def _cut(network: Network, model: ir.Model, plan: Plan) -> None:
         rows = [
             array[grouped.kept_outputs[group_of == group]][:, inputs]
             for group, inputs in enumerate(grouped.kept_inputs)
+            if np.any(group_of == group)
         ]
         arrays[grouped.tensor] = np.concatenate(rows)
     for name, array in arrays.items():
@@ -100,10 +107,11 @@ def _change_constants(model: ir.Model, nodes: list[ir.Node], changes: tuple[Cons
     for name, wanted in by_tensor.items():
         value = nodes[wanted[0].node.index].inputs[wanted[0].slot]
         assert value is not None
+        stored = constant_tensor(value) is not None
         readers = {(use.node, use.idx) for use in value.uses()}
         ours = {(nodes[change.node.index], change.slot) for change in wanted}
         alike = all(np.array_equal(change.value, wanted[0].value) for change in wanted)
-        if alike and readers == ours and not value.is_graph_output():
+        if stored and alike and readers == ours and not value.is_graph_output():
             set_array(model, name, wanted[0].value)
             continue
         for number, change in enumerate(wanted, start=1):
@@ -145,6 +153,63 @@ def _insert_gather(model: ir.Model, node: ir.Node, gather: InputGather) -> None:
     node.replace_input_with(gather.slot, value)
 
 
+def _relabel(model: ir.Model, nodes: list[ir.Node], plan: Plan) -> None:
+    """Gathers in place of chains of relabellings; their results keep their names."""
+    graph = model.graph
+    values = {str(value.name): value for value in graph.inputs}
+    values |= {str(value.name): value for node in nodes for value in node.outputs}
+    for one in plan.relabellings:
+        old, source = nodes[one.node.index].outputs[one.output], values[one.source]
+        name = str(old.name)
+        stem = _free_name(graph, f"{name}_relabelled")
+        indices = _new_constant(model, f"{stem}_indices", one.indices)
+        made = ir.Node(
+            "", "Gather", [source, indices], [ir.AttrInt64("axis", one.axis)], num_outputs=1, name=stem
+        )
+        value = made.outputs[0]
+        value.type, value.shape = old.type, old.shape
+        graph.insert_before(nodes[one.node.index], made)
+        old.replace_all_uses_with(value)
+        old.name, value.name = stem, name
+
+
+def _write_sizes(model: ir.Model, node: ir.Node, sizes: tuple[int, ...]) -> None:
+    """Sizes of a Split that had none: an attribute before opset 13, else an input."""
+    node.attributes.pop("num_outputs", None)
+    if model.opset_imports.get("", 1) < 13:
+        node.attributes["split"] = ir.AttrInt64s("split", sizes)
+        return
+    name = _free_name(model.graph, f"{node.outputs[0].name}_sizes_compact")
+    node.resize_inputs(2)
+    node.replace_input_with(1, _new_constant(model, name, np.asarray(sizes, dtype=np.int64)))
+
+
+def _scale(model: ir.Model, node: ir.Node, factor: float) -> None:
+    graph, value = model.graph, node.outputs[0]
+    dtype = value.dtype or ir.DataType.FLOAT
+    stem = _free_name(graph, f"{value.name}_scaled_compact")
+    share = _new_constant(model, f"{stem}_share", np.asarray(factor, dtype=dtype.numpy()))
+    readers = list(value.uses())
+    made = ir.Node("", "Mul", [value, share], num_outputs=1, name=stem)
+    result = made.outputs[0]
+    result.name, result.type, result.shape = stem, value.type, value.shape
+    graph.insert_after(node, made)
+    for reader, slot in readers:
+        reader.replace_input_with(slot, result)
+
+
+def _drop_inputs(nodes: list[ir.Node], plan: Plan) -> None:
+    by_node: dict[int, set[int]] = {}
+    for one in plan.dropped:
+        by_node.setdefault(one.node.index, set()).add(one.slot)
+    for index, slots in by_node.items():
+        node = nodes[index]
+        left = [value for slot, value in enumerate(node.inputs) if slot not in slots]
+        node.resize_inputs(len(left))
+        for slot, value in enumerate(left):
+            node.replace_input_with(slot, value)
+
+
 def _bypass(graph: ir.Graph, nodes: list[ir.Node], plan: Plan) -> None:
     """Readers of the sum read its operand; a sum that is a graph output becomes an Identity, so that names
     stay."""
@@ -164,10 +229,10 @@ def _bypass(graph: ir.Graph, nodes: list[ir.Node], plan: Plan) -> None:
 
 def _set_shapes(graph: ir.Graph, plan: Plan) -> None:
     """Declared shapes follow the cuts; only dimensions that are numbers change."""
-    lengths = {(cut.tensor, cut.axis): cut.kept.size for cut in plan.activations}
     by_name: dict[str, list[tuple[int, int]]] = {}
-    for (name, axis), length in lengths.items():
-        by_name.setdefault(name, []).append((axis, length))
+    for cut in plan.activations:
+        axes = (cut.axis,) if isinstance(cut.axis, int) else cut.axis
+        by_name.setdefault(cut.tensor, []).extend(zip(axes, cut.kept.shape, strict=True))
     for node in graph:
         for value in node.outputs:
             if value.shape is None or value.name not in by_name:
@@ -193,7 +258,7 @@ def _drop_unread(graph: ir.Graph, read_before: set[str]) -> None:
             del graph.initializers[name]
 
 
-def _lineage(model: ir.Model, plan: Plan) -> dict[tuple[str, int], Indices]:
+def _lineage(network: Network, model: ir.Model, plan: Plan) -> dict[tuple[str, int], Indices]:
     child: dict[tuple[str, int], Indices] = {(cut.tensor, cut.axis): cut.kept for cut in plan.cuts}
     for grouped in plan.grouped_cuts:
         child[grouped.tensor, 0] = grouped.kept_outputs
@@ -202,7 +267,13 @@ def _lineage(model: ir.Model, plan: Plan) -> dict[tuple[str, int], Indices]:
             [row + start for row, start in zip(grouped.kept_inputs, starts, strict=True)]
         )
     present = {name for name, _, _ in constant_values(model)}
-    composed = compose_lineage(read_lineage(model), child)
+    parent = read_lineage(model)
+    for cut in plan.cuts:
+        weight = network.weights.get(cut.tensor)
+        # Inputs of all groups are counted one after another; with one input each they go with their group.
+        if cut.axis == 0 and weight is not None and weight.groups > 1 and (cut.tensor, 1) in parent:
+            child[cut.tensor, 1] = np.unique(cut.kept // (weight.outputs // weight.groups))
+    composed = compose_lineage(parent, child)
     return {key: kept for key, kept in composed.items() if key[0] in present}
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evonnx.compaction.zeros import Flags
-from evonnx.dependency.coupling import ClassIds, Coupling
+from evonnx.dependency.coupling import ClassIds, Coupling, Place
+from evonnx.dependency.zeros import Evaluator, Flags
 from evonnx.network import Network, Weight
 
 
@@ -26,17 +26,31 @@ class Edges:
     """Shape (O, I): the slice is not zero, and what it reads is not always zero."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Classes that are read by something else than a weight; those that are always zero are left out."""
+
+    source: ClassIds
+    target: ClassIds | None
+    """What reads each of `source`; None: something that stays."""
+
+
 class Observed:
     """The set of classes that are kept, growing until it is consistent.
 
-    A class is observed when it is pinned or a live edge leads from it into an observed class. All others
-    influence nothing that anybody sees, so removing all of them changes no output.
+    A class is observed when it is pinned, a live edge leads from it into an observed class, or something
+    observed reads it otherwise. All others influence nothing that anybody sees, so removing all of them
+    changes no output.
     """
 
-    def __init__(self, coupling: Coupling, edges: Mapping[str, Edges]) -> None:
+    def __init__(
+        self, coupling: Coupling, edges: Mapping[str, Edges], readings: Sequence[Reading] = ()
+    ) -> None:
         self.edges = edges
+        self.readings = [reading for reading in readings if reading.target is not None]
         self.kept: NDArray[np.bool_] = np.zeros(coupling.n_classes, dtype=np.bool_)
-        self.keep(np.flatnonzero(coupling.pinned()))
+        lasting = [reading.source for reading in readings if reading.target is None]
+        self.keep(np.concatenate([np.flatnonzero(coupling.pinned()), *lasting]))
 
     def keep(self, classes: ClassIds) -> None:
         """Keep these, and everything that they are computed from."""
@@ -46,6 +60,8 @@ class Observed:
         while fresh.any():
             self.kept |= fresh
             reached = np.zeros_like(self.kept)
+            for reading in self.readings:
+                reached[reading.source[fresh[reading.target]]] = True
             for edge in self.edges.values():
                 rows = fresh[edge.output]
                 if rows.any():
@@ -60,11 +76,33 @@ class Observed:
         reached[edge.input[grouped.any(axis=1)]] = True
 
 
+def readings_of(
+    network: Network, coupling: Coupling, known: Mapping[tuple[str, Place], Flags]
+) -> list[Reading]:
+    """Readers other than weights, for a file's own zeros.
+
+    Args:
+        network: the file.
+        coupling: its coupling.
+        known: channels that are always zero.
+    """
+    evaluator = Evaluator(network, {}, known)
+    found = []
+    for link in coupling.links:
+        flags = None if link.zero is None else evaluator.evaluate(link.zero)
+        if flags is None:
+            found.append(Reading(link.source, link.target))
+            continue
+        some = ~np.broadcast_to(flags.ravel(), link.source.shape)
+        found.append(Reading(link.source[some], None if link.target is None else link.target[some]))
+    return found
+
+
 def edges_of(
     network: Network,
     coupling: Coupling,
     live: Mapping[str, Flags],
-    zeros: Mapping[tuple[str, int], Flags],
+    zeros: Mapping[tuple[str, Place], Flags],
     sources: Mapping[str, list[tuple[str | None, int]]],
 ) -> dict[str, Edges]:
     """Live edges of every weight that is still read.

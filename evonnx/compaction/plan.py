@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from evonnx.dependency.coupling import Place
 from evonnx.network import Array
 
 Indices = NDArray[np.int64]
@@ -51,7 +52,7 @@ class GroupedCut:
     kept_outputs: Indices
     """Out of O; equally many per group."""
     kept_inputs: tuple[Indices, ...]
-    """Per group, out of I; equally many each."""
+    """Per group, out of I; equally many each, none for a group that goes."""
     outputs: int
     inputs_per_group: int
 
@@ -71,8 +72,10 @@ class ActivationCut:
     """An activation that gets shorter: indices of the longer one that are left."""
 
     tensor: str
-    axis: int
+    axis: Place
+    """One axis; or several over which channels lie together."""
     kept: Indices
+    """Shape (n,); of several axes: what is left of them, as flat positions over them."""
     length: int
 
 
@@ -104,11 +107,49 @@ class InputGather:
     slot: int
     """Its activation input."""
     weight: str
+    """Tensor that it is done for."""
     axis: int
     """Axis of the activation."""
     kept: Indices
     """Positions in the activation as it stands after all cuts."""
     length: int
+
+
+@dataclass(frozen=True)
+class Relabelling:
+    """A chain of relabellings (a channel shuffle) that no longer divides evenly: a Gather takes its place."""
+
+    node: NodeAt
+    """The last of the chain."""
+    output: int
+    source: str
+    axis: int
+    indices: Indices
+    """Positions in the source as it stands after all cuts."""
+
+
+@dataclass(frozen=True)
+class SplitSizes:
+    """A Split into parts that are equal no more: their sizes are written down."""
+
+    node: NodeAt
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DroppedInput:
+    """An input of a Concat of which no channel is left."""
+
+    node: NodeAt
+    slot: int
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """A mean over fewer channels: its result is multiplied by kept / all."""
+
+    node: NodeAt
+    factor: float
 
 
 @dataclass(frozen=True)
@@ -152,6 +193,10 @@ class Plan:
     attributes: tuple[AttributeChange, ...] = ()
     constants: tuple[ConstantChange, ...] = ()
     gathers: tuple[InputGather, ...] = ()
+    relabellings: tuple[Relabelling, ...] = ()
+    splits: tuple[SplitSizes, ...] = ()
+    dropped: tuple[DroppedInput, ...] = ()
+    scalings: tuple[Scaling, ...] = ()
     bypasses: tuple[Bypass, ...] = ()
     removed_nodes: tuple[NodeAt, ...] = ()
     removed_layers: tuple[str, ...] = ()
@@ -172,6 +217,10 @@ class Plan:
             or self.constants
             or self.gathers
             or self.bypasses
+            or self.relabellings
+            or self.splits
+            or self.dropped
+            or self.scalings
             or self.removed_nodes
         )
 
@@ -185,7 +234,7 @@ class Plan:
             *(f"cut {c.tensor} axis {c.axis}: {c.kept.size} of {c.length} stay" for c in self.cuts),
             *(
                 f"cut {c.tensor} in {c.groups} groups: {c.kept_outputs.size} of {c.outputs} outputs, "
-                f"{c.kept_inputs[0].size} of {c.inputs_per_group} inputs each stay"
+                f"{max(one.size for one in c.kept_inputs)} of {c.inputs_per_group} inputs each stay"
                 for c in self.grouped_cuts
             ),
             *(
@@ -201,6 +250,13 @@ class Plan:
                 f"gather {one.kept.size} of {one.length} inputs of {one.node.label} ({one.weight})"
                 for one in self.gathers
             ),
+            *(
+                f"gather {one.indices.size} channels of {one.source} in place of {one.node.label}"
+                for one in self.relabellings
+            ),
+            *(f"set the sizes of {one.node.label} to {list(one.sizes)}" for one in self.splits),
+            *(f"drop input {one.slot} of {one.node.label}" for one in self.dropped),
+            *(f"multiply the mean of {one.node.label} by {one.factor:.4g}" for one in self.scalings),
             *(
                 f"of {one.tensor} {one.unread.size} channels are not read, {one.silent.size} are always zero"
                 for one in self.removals
@@ -220,6 +276,6 @@ class Compacted:
     lineage: Lineage
     """Against the ancestor: composed over all generations."""
     plan: Plan = field(default_factory=Plan)
-    kept: Lineage = field(default_factory=dict)
-    """(activation name, axis) -> indices of the masked model's activation that are left; axes not named are
-    whole. What a proof compares: `masked[name].take(kept[name, axis], axis)` with `compact[name]`."""
+    kept: Mapping[tuple[str, Place], Indices] = field(default_factory=dict)
+    """(activation name, axis or axes) -> indices of the masked model's activation that are left; axes not
+    named are whole. What a proof compares: `masked[name].take(kept[name, axis], axis)` with `compact[name]`."""

@@ -8,30 +8,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from evonnx.compaction.observed import Edges, Observed, edges_of
+from evonnx.compaction.observed import Edges, Observed, Reading, edges_of, readings_of
 from evonnx.compaction.plan import (
     ActivationCut,
     AttributeChange,
     AxisCut,
     ConstantChange,
+    DroppedInput,
     GroupedCut,
     Indices,
     InputGather,
     NodeAt,
     Padding,
     Plan,
+    Relabelling,
     RelayoutFold,
     RemovedOutputs,
+    Scaling,
+    SplitSizes,
 )
 from evonnx.compaction.reach import find_bypasses, needed_nodes
-from evonnx.compaction.zeros import Flags, live_slices, zero_channels
-from evonnx.dependency.coupling import ClassIds, Coupling
+from evonnx.dependency.coupling import ClassIds, Coupling, EqualCount, Relabel
+from evonnx.dependency.zeros import Flags, live_slices, zero_channels
 from evonnx.network import Array, Network, Weight
 from evonnx.onnx_io import constant_tensor
 
@@ -63,39 +66,59 @@ class _Planner:
         self.at = {node: NodeAt(index, network.label(node)) for index, node in enumerate(self.nodes)}
         self.live = live_slices(network)
         self.zeros = zero_channels(network, coupling, self.live)
-        self.bypasses = find_bypasses(network, self.zeros)
-        stand_in = {
-            self.nodes[one.node.index]: value
-            for one in self.bypasses
-            if (value := self.nodes[one.node.index].inputs[one.keep]) is not None
-        }
-        self.needed = needed_nodes(network.model.graph, stand_in)
-        self.bypasses = [one for one in self.bypasses if self.nodes[one.node.index] in self.needed]
-        self.removed = [self.at[node] for node in self.nodes if node not in self.needed]
-        self.gone = {self.nodes[one.index] for one in self.removed}
+        self.all_bypasses = find_bypasses(network, self.zeros)
+        self.readings = readings_of(network, coupling, self.zeros)
+        self.dropped: set[tuple[ir.Node, int]] = set()
+        self._start()
+
+    def _start(self) -> None:
+        """What is computed, and what is seen of it, before anything is kept for other reasons."""
+        self._reach({})
         sources: dict[str, list[tuple[str | None, int]]] = {}
-        for read in coupling.reads:
+        for read in self.coupling.reads:
             if read.node not in self.gone:
                 sources.setdefault(read.weight, []).append((read.source, read.axis))
-        for name, weight in network.weights.items():
+        for name, weight in self.network.weights.items():
             if any(use.node not in self.gone for use in weight.uses):
                 sources.setdefault(name, [])
-        self.edges = edges_of(network, coupling, self.live, self.zeros, sources)
-        self.observed = Observed(coupling, self.edges)
+        self.edges = edges_of(self.network, self.coupling, self.live, self.zeros, sources)
+        self.observed = Observed(self.coupling, self.edges, self.readings)
         self.sources = sources
         self.extra: dict[str, ClassIds] = {}
         self.refusals: list[str] = []
         self.notes: list[str] = []
 
+    def _reach(self, relabelled: Mapping[ir.Value, ir.Value]) -> None:
+        """Which nodes still lead somewhere."""
+        stand_in = {
+            self.nodes[one.node.index]: value
+            for one in self.all_bypasses
+            if (value := self.nodes[one.node.index].inputs[one.keep]) is not None
+        }
+        needed = needed_nodes(self.network.model.graph, stand_in, relabelled, self.dropped)
+        self.bypasses = [one for one in self.all_bypasses if self.nodes[one.node.index] in needed]
+        self.removed = [self.at[node] for node in self.nodes if node not in needed]
+        self.gone = {self.nodes[one.index] for one in self.removed}
+        graph = self.network.model.graph
+        outputs = [value for node in self.nodes if node not in self.gone for value in node.outputs]
+        names = {str(value.name) for value in outputs if constant_tensor(value) is None}
+        names |= {str(value.name) for value in relabelled}
+        self.computed = names | ({str(value.name) for value in graph.inputs} - set(graph.initializers))
+
     def plan(self) -> Plan:
-        self._settle()
+        self._settle_all()
         kept = self.observed.kept
+        relabels = self._relabels(kept)
+        if relabels:
+            self._reach({one.node.outputs[one.output]: one.source for one in relabels})
         gathers = list(self._gathers(kept))
         cuts, grouped, folds = self._weight_cuts(kept, {one.weight: columns for one, columns, _ in gathers})
         cuts += self._vector_cuts(kept)
         attributes, constants = self._rewrites(kept)
+        scalings, changed = self._means(kept)
+        constants += changed
         activations = self._activation_cuts(kept)
-        inserted: list[InputGather] = []
+        inserted = list(self._selections(kept))
         for gather, columns, existing in gathers:
             if existing is None:
                 inserted.append(gather)
@@ -119,6 +142,12 @@ class _Planner:
             attributes=tuple(attributes),
             constants=tuple(constants),
             gathers=tuple(inserted),
+            relabellings=tuple(self._relabelling(one, kept) for one in relabels),
+            splits=tuple(self._splits(kept)),
+            dropped=tuple(
+                DroppedInput(self.at[node], slot) for node, slot in sorted_inputs(self.dropped, self.at)
+            ),
+            scalings=tuple(scalings),
             bypasses=tuple(self.bypasses),
             removed_nodes=tuple(self.removed),
             removed_layers=tuple(name for name in self.network.weights if name not in self.edges),
@@ -130,13 +159,49 @@ class _Planner:
 
     # ------------------------------------------------------------------------------- what stays although dead
 
+    def _settle_all(self) -> None:
+        """Settle; inputs of a Concat of which nothing is left are dropped if nothing else needs them."""
+        self._settle_rows()
+        self.dropped = self._empty_inputs()
+        if self.dropped:
+            self._start()
+            self._settle()
+            if self.dropped <= self._empty_inputs():
+                return
+            self.dropped = set()
+            self._start()
+        self._settle()
+
+    def _empty_inputs(self) -> set[tuple[ir.Node, int]]:
+        """Inputs of Concats without a channel that is kept, beside others with some."""
+        kept = self.observed.kept
+        found: set[tuple[ir.Node, int]] = set()
+        for node in self.nodes:
+            if node.op_type != "Concat" or node in self.gone or node.domain not in ("", "ai.onnx"):
+                continue
+            rank = len(self.network.shapes.get(str(node.outputs[0].name), ()))
+            axis = node.attributes.get_int("axis", 1)
+            axis = axis + rank if axis < 0 else axis
+            ids = [self.coupling.axes.get((str(value.name if value else ""), axis)) for value in node.inputs]
+            empty = [one is not None and not kept[one].any() for one in ids]
+            if any(empty) and not all(empty):
+                found |= {(node, slot) for slot, gone in enumerate(empty) if gone}
+        return found
+
+    def _settle_rows(self) -> None:
+        while True:
+            before = int(self.observed.kept.sum())
+            for constraint in self.coupling.equal_counts:
+                self._equalise(constraint)
+            if int(self.observed.kept.sum()) == before:
+                return
+
     def _settle(self) -> None:
         """Keep more until every axis has a channel, equal counts are equal and counts are aligned."""
         while True:
             before = int(self.observed.kept.sum())
             self._keep_last()
-            for constraint in self.coupling.equal_counts:
-                self._equalise(constraint.classes, constraint.reason)
+            self._settle_rows()
             for name, edge in self.edges.items():
                 self._align(name, edge)
             if int(self.observed.kept.sum()) == before:
@@ -156,13 +221,26 @@ class _Planner:
                     f"all {ids.size} channels of {name!r} are dead; one stays, or the path would be cut"
                 )
 
-    def _equalise(self, rows: tuple[ClassIds, ...], reason: str) -> None:
-        kept = self.observed.kept
-        most = max(int(np.count_nonzero(kept[row])) for row in rows)
-        for row in rows:
-            missing = most - int(np.count_nonzero(kept[row]))
+    def _equalise(self, constraint: EqualCount) -> None:
+        """Lines with a member that is kept are kept; their rows keep equally many, and at least one."""
+        rows = constraint.classes
+        members = self.observed.kept[rows]
+        for axis, line in enumerate(constraint.lines):
+            if line is not None:
+                others = tuple(other for other in range(rows.ndim) if other != axis)
+                wanted = line[members.any(axis=others) & ~self.observed.kept[line]]
+                if wanted.size:
+                    self.observed.keep(wanted)
+        stays = constraint.kept_rows(self.observed.kept)
+        counts = np.count_nonzero(self.observed.kept[rows], axis=-1)
+        most = max(1, int(counts[stays].max(initial=0))) if stays.any() else 0
+        for place in zip(*np.nonzero(stays & (counts < most)), strict=True):
+            row = rows[place]
+            dead = row[~self.observed.kept[row]]
+            once = dead[np.sort(np.unique(dead, return_index=True)[1])]
+            missing = most - int(np.count_nonzero(self.observed.kept[row]))
             if missing > 0:
-                self._keep(row[~kept[row]][:missing], reason)
+                self._keep(once[: -(-missing * once.size // dead.size)], constraint.reason)
 
     def _align(self, name: str, edge: Edges) -> None:
         kept = self.observed.kept[edge.output]
@@ -174,7 +252,8 @@ class _Planner:
     def _removals(self, kept: Flags) -> Iterator[RemovedOutputs]:
         """By which argument each output goes: backward if it goes without a look at zero values."""
         blind = edges_of(self.network, self.coupling, self.live, {}, self.sources)
-        unread = ~Observed(self.coupling, blind).kept
+        blindly = [Reading(link.source, link.target) for link in self.coupling.links]
+        unread = ~Observed(self.coupling, blind, blindly).kept
         for name, edge in self.edges.items():
             gone = ~kept[edge.output]
             if gone.any():
@@ -196,14 +275,7 @@ class _Planner:
 
     def _lives(self, tensor: str) -> bool:
         """Whether an activation is still computed."""
-        return tensor in self._computed
-
-    @cached_property
-    def _computed(self) -> set[str]:
-        graph = self.network.model.graph
-        outputs = [value for node in self.nodes if node not in self.gone for value in node.outputs]
-        names = {str(value.name) for value in outputs if constant_tensor(value) is None}
-        return names | ({str(value.name) for value in graph.inputs} - set(graph.initializers))
+        return tensor in self.computed
 
     # ------------------------------------------------------------------------------------------------- cuts
 
@@ -245,18 +317,25 @@ class _Planner:
             stays = kept[classes]
             if self._lives(name) and not stays.all():
                 found.append(ActivationCut(name, axis, np.flatnonzero(stays), stays.size))
+        for (name, axes), classes in self.coupling.grids.items():
+            stays = kept[classes]
+            if self._lives(name) and not stays.all():
+                found.append(ActivationCut(name, axes, _rectangle(stays), stays.size))
         return found
 
     # ---------------------------------------------------------------------------------------------- numbers
 
     def _rewrites(self, kept: Flags) -> tuple[list[AttributeChange], list[ConstantChange]]:
         attributes: dict[tuple[ir.Node, str], list[int] | int] = {}
-        constants: dict[tuple[ir.Node, int], Array] = {}
+        constants: dict[tuple[ir.Node, int], Array] = {
+            (one.node, one.slot): one.value.copy()
+            for one in self.coupling.frozen
+            if one.node not in self.gone and not kept[one.classes].all()
+        }
         for rewrite in self.coupling.counts:
-            stays = kept[rewrite.classes]
-            if rewrite.node in self.gone or stays.all():
+            if rewrite.node in self.gone or kept[rewrite.classes].all():
                 continue
-            count = int(np.count_nonzero(stays))
+            count = rewrite.count(kept)
             if isinstance(rewrite.slot, str):
                 key = (rewrite.node, rewrite.slot)
                 if rewrite.position is None:
@@ -278,7 +357,8 @@ class _Planner:
             old = self._operand(index.node, index.slot)
             positions = old.astype(np.int64)
             positions = np.where(positions < 0, positions + stays.size, positions)
-            renumbered = (np.cumsum(stays) - 1)[positions[stays[positions]]]
+            left = positions[stays[positions]] if old.ndim == 1 else positions
+            renumbered = (np.cumsum(stays) - 1)[left]
             constants[index.node, index.slot] = renumbered.astype(old.dtype)
         return (
             [
@@ -293,6 +373,60 @@ class _Planner:
 
     def _operand(self, node: ir.Node, slot: int) -> Array:
         return self.network.array(str(_input(node, slot).name))
+
+    # ------------------------------------------------------------------- operators that take other channels
+
+    def _relabels(self, kept: Flags) -> list[Relabel]:
+        """Relabellings of which channels go."""
+        found = []
+        for one in self.coupling.relabels:
+            source = kept[self.coupling.axes[str(one.source.name), one.source_axis]]
+            value = kept[self.coupling.axes[str(one.node.outputs[one.output].name), one.axis]]
+            if one.node not in self.gone and not (source.all() and value.all()):
+                found.append(one)
+        return found
+
+    def _relabelling(self, one: Relabel, kept: Flags) -> Relabelling:
+        source = kept[self.coupling.axes[str(one.source.name), one.source_axis]]
+        value = kept[self.coupling.axes[str(one.node.outputs[one.output].name), one.axis]]
+        indices = (np.cumsum(source) - 1)[one.indices[value]]
+        return Relabelling(self.at[one.node], one.output, str(one.source.name), one.source_axis, indices)
+
+    def _selections(self, kept: Flags) -> Iterator[InputGather]:
+        for one in self.coupling.selections:
+            stays = kept[one.classes]
+            if one.node not in self.gone and not stays.all():
+                name = str(_input(one.node, one.slot).name)
+                yield InputGather(
+                    self.at[one.node], one.slot, name, one.axis, np.flatnonzero(stays), stays.size
+                )
+
+    def _splits(self, kept: Flags) -> Iterator[SplitSizes]:
+        for one in self.coupling.parts:
+            sizes = tuple(int(np.count_nonzero(kept[part])) for part in one.classes)
+            if one.node not in self.gone and len(set(sizes)) > 1:
+                yield SplitSizes(self.at[one.node], sizes)
+
+    def _means(self, kept: Flags) -> tuple[list[Scaling], list[ConstantChange]]:
+        """Means over fewer channels; a factor that stands behind one already is changed instead."""
+        scalings: list[Scaling] = []
+        changes: list[ConstantChange] = []
+        for one in self.coupling.corrections:
+            share = float(np.mean(kept[one.classes]))
+            if one.node in self.gone or share == 1:
+                continue
+            uses = list(one.node.outputs[0].uses())
+            reader = uses[0].node if len(uses) == 1 else None
+            if reader is not None and reader.op_type == "Mul":
+                slot = 1 - uses[0].idx
+                tensor = constant_tensor(reader.inputs[slot])
+                if tensor is not None and tensor.size == 1:
+                    old = tensor.numpy()
+                    new = np.asarray(old * np.asarray(share, dtype=old.dtype))
+                    changes.append(ConstantChange(self.at[reader], slot, str(_input(reader, slot).name), new))
+                    continue
+            scalings.append(Scaling(self.at[one.node], share))
+        return scalings, changes
 
     # --------------------------------------------------------------------------------- single dead inputs
 
@@ -344,6 +478,22 @@ def _input(node: ir.Node, slot: int) -> ir.Value:
     value = node.inputs[slot]
     assert value is not None
     return value
+
+
+def sorted_inputs(
+    inputs: Iterable[tuple[ir.Node, int]], at: Mapping[ir.Node, NodeAt]
+) -> list[tuple[ir.Node, int]]:
+    """In graph order."""
+    return sorted(inputs, key=lambda one: (at[one[0]].index, one[1]))
+
+
+def _rectangle(stays: Flags) -> Indices:
+    """Flat positions of what stays of a grid, in the shape that is left."""
+    outer = tuple(
+        int(np.count_nonzero(stays.any(axis=tuple(other for other in range(stays.ndim) if other != axis))))
+        for axis in range(stays.ndim - 1)
+    )
+    return np.flatnonzero(stays).reshape((*outer, -1))
 
 
 def _cut(name: str, axis: int, stays: Flags) -> list[AxisCut]:

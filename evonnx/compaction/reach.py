@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import onnx_ir as ir
 
 from evonnx.compaction.plan import Bypass, NodeAt
-from evonnx.compaction.zeros import Flags
+from evonnx.dependency.coupling import Place
 from evonnx.dependency.scope import captured_values
+from evonnx.dependency.zeros import Flags
 from evonnx.network import Network
 
 _ADDITIONS = frozenset({"Add", "Sub", "Sum"})
 
 
-def find_bypasses(network: Network, zeros: Mapping[tuple[str, int], Flags]) -> list[Bypass]:
+def find_bypasses(network: Network, zeros: Mapping[tuple[str, Place], Flags]) -> list[Bypass]:
     """Additions of two activations, one of which is exactly zero and does not shape the result."""
     empty = {name for (name, _), flags in zeros.items() if flags.all()}
     found = []
@@ -42,10 +43,21 @@ def _same_shape(network: Network, operand: ir.Value, result: ir.Value) -> bool:
     return not any(before == 1 and not isinstance(after, int) for before, after in pairs)
 
 
-def needed_nodes(graph: ir.Graph, bypasses: Mapping[ir.Node, ir.Value]) -> set[ir.Node]:
-    """Nodes that still lead somewhere, where each bypassed node stands for one of its operands.
+def needed_nodes(
+    graph: ir.Graph,
+    bypasses: Mapping[ir.Node, ir.Value],
+    relabelled: Mapping[ir.Value, ir.Value],
+    dropped: Set[tuple[ir.Node, int]],
+) -> set[ir.Node]:
+    """Nodes that still lead somewhere.
 
     A node that nobody read in the first place is the user's own business and stays, with all it reads.
+
+    Args:
+        graph: the graph.
+        bypasses: nodes that stand for one of their operands.
+        relabelled: values that are taken from another one directly.
+        dropped: (node, input index) that are no longer read.
     """
     needed: set[ir.Node] = set()
     waiting: list[ir.Node | None] = [value.producer() for value in graph.outputs]
@@ -55,6 +67,7 @@ def needed_nodes(graph: ir.Graph, bypasses: Mapping[ir.Node, ir.Value]) -> set[i
         if node is None or node in needed or node.graph is not graph:
             continue
         needed.add(node)
-        reads = [bypasses[node]] if node in bypasses else [*node.inputs, *captured_values(node)]
-        waiting.extend(value.producer() for value in reads if value is not None)
+        inputs = [value for slot, value in enumerate(node.inputs) if (node, slot) not in dropped]
+        reads = [bypasses[node]] if node in bypasses else [*inputs, *captured_values(node)]
+        waiting.extend(relabelled.get(value, value).producer() for value in reads if value is not None)
     return needed

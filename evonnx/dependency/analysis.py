@@ -16,7 +16,8 @@ from evonnx.dependency.coupling import ChannelVector, ClassIds, Coupling, EqualC
 from evonnx.dependency.ids import IdArray
 from evonnx.dependency.rules import rules_by_operator
 from evonnx.dependency.scope import Scope, WeightIds, captured_values
-from evonnx.dependency.sizes import evaluate
+from evonnx.dependency.sizes import ARITHMETIC, evaluate
+from evonnx.dependency.zeros import Evaluator, zeroable
 from evonnx.network import Network, Weight
 
 
@@ -34,7 +35,25 @@ def analyse(network: Network) -> Coupling:
     for node in network.model.graph:
         _visit(node, scope)
     _close_graph(scope)
-    return _finish(scope)
+    return _pin_what_stays(network, _finish(scope))
+
+
+def _pin_what_stays(network: Network, coupling: Coupling) -> Coupling:
+    """Channels that something else than a weight reads for good can only go if they are zero then."""
+    lasting = [link for link in coupling.links if link.target is None]
+    if not lasting:
+        return coupling
+    evaluator = Evaluator(network, {}, zeroable(network, coupling))
+    pins = []
+    for link in lasting:
+        flags = None if link.zero is None else evaluator.evaluate(link.zero)
+        stays = (
+            link.source if flags is None else link.source[~np.broadcast_to(flags.ravel(), link.source.shape)]
+        )
+        if stays.size:
+            reason = f"{link.reason}, and they are not zero when removed"
+            pins.append(Pin(np.unique(stays), link.node_label, reason))
+    return replace(coupling, pins=(*coupling.pins, *pins))
 
 
 def _visit(node: ir.Node, scope: Scope) -> None:
@@ -50,6 +69,10 @@ def _visit(node: ir.Node, scope: Scope) -> None:
         shown = node.op_type if not domain else f"{domain}.{node.op_type}"
         scope.pin_inputs(node, f"operator {shown} is not understood")
         return
+    if not getattr(rule, "follows_grids", False):
+        for operand in node.inputs:
+            for grid in scope.grids(operand):
+                scope.pin(grid.everything(), node, f"{node.op_type} of channels in rows (heads, groups)")
     rule.visit(node, scope)
 
 
@@ -58,12 +81,17 @@ def _visit_sizes(node: ir.Node, scope: Scope, accepted: frozenset[int]) -> bool:
     computed = [value is not None and value.name in scope.sizes for value in node.inputs]
     if not any(computed):
         return False
-    entries = evaluate(node, [scope.sizes_at(value) for value in node.inputs])
+    operands = [scope.sizes_at(value) for value in node.inputs]
+    entries = evaluate(node, operands)
     if entries is not None and entries.ndim <= 1 and node.outputs[0].name is not None:
         scope.sizes[node.outputs[0].name] = entries
+        if node.op_type in ARITHMETIC:
+            for operand in operands:
+                for entry in () if operand is None else operand.ravel():
+                    scope.need_number(entry, None)
         return True
     for slot, value in enumerate(node.inputs):
-        if computed[slot] and slot not in accepted:
+        if computed[slot] and slot not in accepted and not scope.freeze(node, slot):
             scope.pin_value(value, node, f"{node.op_type} computes with their number")
     return False
 
@@ -84,6 +112,11 @@ def _close_graph(scope: Scope) -> None:
                 scope.pin(ids, use.node_label, f"this {use.op_type} is not followed")
             scope.weight_ids[weight.name] = WeightIds(outputs, inputs.reshape(weight.groups, -1))
         _weight_axes(weight, scope)
+    for node in network.model.graph:
+        for made in node.outputs:
+            if not made.uses():
+                scope.grids(made)
+    _settle_numbers(scope)
     for vector in {vector.name: vector for vector in scope.vectors}.values():
         value = _constant(network.model, vector.name)
         claims = scope.claims.get(vector.name, set())
@@ -91,6 +124,19 @@ def _close_graph(scope: Scope) -> None:
         if readers or value.is_graph_output():
             where = readers[0] if readers else vector.node_label
             scope.pin_value(value, where, f"{vector.name!r} is also read here, or is a graph output")
+
+
+def _settle_numbers(scope: Scope) -> None:
+    """Entries of computed shapes are rewritten where they are written down, if all readers agree."""
+    for origin, wanted in scope.wanted_numbers.items():
+        counted = [ids for ids in wanted if ids is not None]
+        if not counted:
+            continue
+        if len(counted) < len(wanted) or not all(scope.same(counted[0], ids) for ids in counted[1:]):
+            for ids in counted:
+                scope.pin(ids, origin.node, "their number is computed once for several uses that differ")
+            continue
+        scope.count(origin.node, origin.slot, origin.position, counted[0])
 
 
 def _constant(model: ir.Model, name: str) -> ir.Value:
@@ -131,15 +177,45 @@ def _finish(scope: Scope) -> Coupling:
         weights={name: WeightClasses(classes(w.output), classes(w.input)) for name, w in _ordered(scope)},
         vectors=tuple(ChannelVector(v.name, v.axis, v.role, v.node_label, v.layer) for v in unique),
         pins=_pins(scope, class_of),
+        grids={
+            (name, grid.axes): classes(grid.ids)
+            for name, grids in scope.grids_of.items()
+            for grid in grids
+            if grid.view is None
+        },
         equal_counts=tuple(
-            EqualCount(tuple(classes(row) for row in rows), label, reason)
-            for rows, label, reason in scope.equal_counts
+            EqualCount(
+                classes(equal.ids),
+                scope.label(equal.node),
+                equal.reason,
+                tuple(None if line is None else classes(line) for line in equal.lines),
+            )
+            for equal in scope.equal_counts
         ),
+        links=tuple(
+            replace(
+                link,
+                source=classes(link.source),
+                target=None if link.target is None else classes(link.target),
+            )
+            for link in scope.links
+        ),
+        link_wires=tuple(
+            (wires(link.source), None if link.target is None else wires(link.target)) for link in scope.links
+        ),
+        given=wires(np.concatenate([*scope.given, np.zeros(0, dtype=np.int64)])),
         wire_class=wire_class,
         weight_wires={name: WeightClasses(wires(w.output), wires(w.input)) for name, w in _ordered(scope)},
         vector_wires=tuple(wires(scope.axes[v.name, v.axis]) for v in unique),
         counts=tuple(replace(rewrite, classes=classes(rewrite.classes)) for rewrite in scope.counts),
         indices=tuple(replace(rewrite, classes=classes(rewrite.classes)) for rewrite in scope.indices),
+        parts=tuple(
+            replace(part, classes=tuple(classes(ids) for ids in part.classes)) for part in scope.parts
+        ),
+        relabels=tuple(scope.relabels),
+        selections=tuple(replace(one, classes=classes(one.classes)) for one in scope.selections),
+        corrections=tuple(replace(one, classes=classes(one.classes)) for one in scope.corrections),
+        frozen=tuple(replace(one, classes=classes(one.classes)) for one in scope.frozen),
         merges=tuple(scope.merges),
         flows=tuple(scope.flows),
         reads=tuple(scope.reads),

@@ -19,6 +19,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 ClassIds = NDArray[np.int64]
+Place = int | tuple[int, ...]
+"""One axis of a tensor, or several over which channels lie together (heads and what is in them)."""
 
 NOT_ZEROED = frozenset({"variance", "divisor", "exponent", "quantizer"})
 """Roles of channel vectors that keep their values when their channel dies: zero would make NaN or
@@ -65,12 +67,30 @@ class Pin:
 
 @dataclass(frozen=True)
 class EqualCount:
-    """Each row of `classes` must keep equally many members (groups of a convolution, heads of an
-    attention)."""
+    """Every row of `classes` that is kept must keep equally many members (groups of a convolution, heads of
+    an attention), so that the tensor stays rectangular."""
 
-    classes: tuple[ClassIds, ...]
+    classes: ClassIds
+    """Shape (..., M): rows along the last axis."""
     node_label: str
     reason: str
+    lines: tuple[ClassIds | None, ...] = ()
+    """Per axis before the last: the class of each line (a group, a head), which can only go with all its
+    members; None where lines cannot go. A row is kept where all its lines are."""
+
+    def kept_rows(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Shape of `classes` without its last axis: True where no line of the row goes.
+
+        Args:
+            kept: shape (n_classes,).
+        """
+        rows = np.ones(self.classes.shape[:-1], dtype=np.bool_)
+        for axis, line in enumerate(self.lines):
+            if line is not None:
+                others = [1] * rows.ndim
+                others[axis] = line.size
+                rows = rows & kept[line].reshape(others)
+        return rows
 
 
 @dataclass(frozen=True)
@@ -78,7 +98,8 @@ class CountRewrite:
     """A number stored in the graph that counts channels: a Reshape target's entry, a Split size, a group
     attribute.
 
-    When channels go it becomes the number of kept members of `classes`.
+    When channels go it becomes the number of kept members of `classes`; of classes in rows, those of any row
+    that is kept (see `EqualCount`).
     """
 
     node: ir.Node
@@ -88,6 +109,89 @@ class CountRewrite:
     position: int | None
     """Index in the constant (flattened) or list attribute; None for a scalar attribute."""
     classes: ClassIds
+    """Shape (n,), or (..., n)."""
+
+    def count(self, kept: NDArray[np.bool_]) -> int:
+        """The number for the classes that are kept, shape (n_classes,)."""
+        return int(np.count_nonzero(kept[self.classes], axis=-1).max(initial=0))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A Split into parts whose sizes are not written down: they become explicit where parts shrink unevenly.
+
+    Attributes are as of `CountRewrite`.
+    """
+
+    node: ir.Node
+    node_label: str
+    classes: tuple[ClassIds, ...]
+    """Per output."""
+
+
+@dataclass(frozen=True)
+class Relabel:
+    """A chain of Reshapes, Transposes and the like that only reorders channels (a channel shuffle): its
+    result is `source` taken at `indices` along one axis. Where channels go, a Gather takes its place."""
+
+    node: ir.Node
+    """The last of the chain."""
+    node_label: str
+    output: int
+    axis: int
+    """Of the result."""
+    source: ir.Value
+    source_axis: int
+    indices: NDArray[np.int64]
+    """Shape (length of the result's axis,): positions in the source's axis."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """An operand that is not followed itself is combined channel by channel with one that is: where channels
+    go, a Gather picks the others from it."""
+
+    node: ir.Node
+    node_label: str
+    slot: int
+    axis: int
+    classes: ClassIds
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A mean over channels: where channels that are zero go, it is multiplied by kept / all."""
+
+    node: ir.Node
+    node_label: str
+    classes: ClassIds
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A computation with the number of channels that is no size: where it would change, the number that it
+    was takes its place."""
+
+    node: ir.Node
+    node_label: str
+    slot: int
+    value: NDArray[np.generic]
+    classes: ClassIds
+    """Those counted."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """Channels read by something else than a weight: kept where the reader is kept, unless they are zero."""
+
+    source: ClassIds
+    """Shape (n,)."""
+    target: ClassIds | None
+    """Shape (n,): what reads each; None: something that always stays."""
+    zero: Flow | None
+    """When a source is certainly zero, and so may go whatever becomes of its reader: flags of shape (n,)."""
+    node_label: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -125,7 +229,7 @@ class Activation(Flow):
     """Zero where the activation's channel is."""
 
     name: str
-    axis: int
+    axis: Place
 
 
 @dataclass(frozen=True)
@@ -159,7 +263,8 @@ class AnyOf(Flow):
 
 @dataclass(frozen=True)
 class Taken(Flow):
-    """Relabelled: index i of the result is index `indices[i]` of the term (Reshape, Slice, Gather)."""
+    """Relabelled: index i of the result is index `indices[i]` of the term (Reshape, Slice, Gather), both
+    flattened; the result has the shape of `indices`."""
 
     term: Flow
     indices: NDArray[np.int64]
@@ -185,10 +290,10 @@ class Contraction(Flow):
 
 @dataclass(frozen=True)
 class FlowStep:
-    """The zero channels of one tensor axis."""
+    """The zero channels of one tensor axis, or of several that carry channels together."""
 
     name: str
-    axis: int
+    axis: Place
     flow: Flow
 
 
@@ -221,7 +326,20 @@ class Coupling:
     """As `weights`, with wires."""
     vector_wires: tuple[ClassIds, ...] = ()
     """For each of `vectors`: wire per index along its axis."""
+    grids: Mapping[tuple[str, tuple[int, ...]], ClassIds] = field(default_factory=dict)
+    """(tensor name, axes) -> class per position, for activations whose channels lie over several axes; the
+    axes are not among `axes`."""
+    links: tuple[Link, ...] = ()
+    link_wires: tuple[tuple[ClassIds, ClassIds | None], ...] = ()
+    """For each of `links`: wires of its sources and targets."""
+    given: ClassIds = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Wires that something else than a weight puts out (a head, a group, an embedding)."""
     counts: tuple[CountRewrite, ...] = ()
+    parts: tuple[Parts, ...] = ()
+    relabels: tuple[Relabel, ...] = ()
+    selections: tuple[Selection, ...] = ()
+    corrections: tuple[Correction, ...] = ()
+    frozen: tuple[Frozen, ...] = ()
     indices: tuple[IndexRewrite, ...] = ()
     merges: tuple[Merge, ...] = ()
     flows: tuple[FlowStep, ...] = ()

@@ -88,14 +88,33 @@ def _dead_wires(network: Network, coupling: Coupling, slices: dict[str, Bools]) 
     consumed = np.zeros(n_wires, dtype=np.int64)
     for name, weight in network.weights.items():
         _count(produced, consumed, coupling.weight_wires[name], weight, slices[name])
+    _count_others(produced, consumed, coupling)
     dead = np.zeros(n_wires, dtype=np.bool_)
     while True:
         dying = free & ~dead & ((produced == 0) | (consumed == 0))
         if not dying.any():
             return dead
         dead |= dying
+        for source, target in coupling.link_wires:
+            if target is not None:
+                np.subtract.at(consumed, source[dying[target]], 1)
         for name, weight in network.weights.items():
             _kill(produced, consumed, coupling.weight_wires[name], weight, slices[name], dying)
+
+
+def _count_others(produced: ClassIds, consumed: ClassIds, coupling: Coupling) -> None:
+    """What puts out or reads channels without being a weight: heads and groups, products of activations."""
+    for source, _ in coupling.link_wires:
+        np.add.at(consumed, source, 1)
+    put_out, read = np.zeros(produced.size, dtype=np.bool_), np.zeros(produced.size, dtype=np.bool_)
+    for wires in coupling.weight_wires.values():
+        put_out[wires.output] = True
+        read[wires.input] = True
+    for source, _ in coupling.link_wires:
+        read[source] = True
+    lines = np.unique(coupling.given)
+    produced[lines[~put_out[lines]]] += 1
+    consumed[lines[~read[lines]]] += 1
 
 
 def _kill(

@@ -9,21 +9,30 @@ not followed: it cannot change its length, and whatever meets it element by elem
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from evonnx.dependency.coupling import (
     Activation,
+    Correction,
     CountRewrite,
     Flow,
     FlowStep,
+    Frozen,
     IndexRewrite,
+    Link,
     Merge,
+    Parts,
+    Place,
     Read,
+    Relabel,
+    Selection,
 )
+from evonnx.dependency.grids import Component, Equal, line_component
 from evonnx.dependency.ids import IdArray, UnionFind
-from evonnx.dependency.sizes import Size, Sizes, sizes_of_constant
+from evonnx.dependency.sizes import Number, Origin, Size, Sizes, sizes_of_constant, type_of_sizes
 from evonnx.errors import ModelError
 from evonnx.network import Array, Network, Weight
 from evonnx.onnx_io import constant_tensor, subgraphs
@@ -63,8 +72,17 @@ class Scope:
         self.weight_ids: dict[str, WeightIds] = {}
         self.vectors: list[Vector] = []
         self.pins: list[tuple[IdArray, str, str]] = []
-        self.equal_counts: list[tuple[tuple[IdArray, ...], str, str]] = []
+        self.grids_of: dict[str, list[Component]] = {}
+        self.equal_counts: list[Equal] = []
+        self.links: list[Link] = []
+        self.given: list[IdArray] = []
         self.counts: list[CountRewrite] = []
+        self.parts: list[Parts] = []
+        self.relabels: list[Relabel] = []
+        self.selections: list[Selection] = []
+        self.corrections: list[Correction] = []
+        self.frozen: list[Frozen] = []
+        self.wanted_numbers: dict[Origin, list[IdArray | None]] = {}
         self.indices: list[IndexRewrite] = []
         self.merges: list[Merge] = []
         self.flows: list[FlowStep] = []
@@ -111,6 +129,46 @@ class Scope:
             return {}
         return {axis: self.axes[value.name, axis] for axis in sorted(self.axes_of.get(value.name, ()))}
 
+    def views(self, value: ir.Value | None) -> tuple[Component, ...]:
+        """Channels of a value that lie over several axes, for a rule that only relabels them."""
+        return tuple(self.grids_of.get(value.name or "", ())) if value is not None else ()
+
+    def grids(self, value: ir.Value | None) -> tuple[Component, ...]:
+        """Channels of a value that lie over several axes, for a rule that computes with them as they lie:
+        from here on every line keeps equally many."""
+        found = self.views(value)
+        if value is None or all(one.view is None for one in found):
+            return found
+        for one in found:
+            for equal in one.pending:
+                self._register(equal)
+        settled = [replace(one, view=None, pending=()) for one in found]
+        self.grids_of[str(value.name)] = [one for one in settled if len(one.axes) > 1]
+        for one in settled:
+            if len(one.axes) == 1:
+                self.carry_grid(value, one)
+        return self.views(value)
+
+    def components(self, value: ir.Value | None) -> list[Component]:
+        """All followed channels of a value, over one axis or several; see `grids`."""
+        grids = self.grids(value)
+        return [*(line_component(axis, ids) for axis, ids in self.tracked(value).items()), *grids]
+
+    def counted(self, name: str, axis: int) -> IdArray | None:
+        """What the length of an axis counts: ids, shape (n,), or ids in rows (..., n); None: not followed."""
+        if (name, axis) in self.axes:
+            return self.axes[name, axis]
+        for grid in self.grids_of.get(name, ()):
+            if axis in grid.axes:
+                return grid.counted(grid.axes.index(axis))
+        return None
+
+    def same(self, one: IdArray | None, other: IdArray | None) -> bool:
+        """Whether two counts are certain to agree."""
+        if one is None or other is None or one.shape != other.shape:
+            return False
+        return bool(np.array_equal(self.classes.find(one.copy()), self.classes.find(other.copy())))
+
     def sizes_at(self, value: ir.Value | None) -> Sizes | None:
         """The entries of a small integer tensor (a shape), as far as known: numbers, or what they are sizes
         of."""
@@ -148,6 +206,21 @@ class Scope:
         if flow is not None:
             self.flows.append(FlowStep(value.name, axis, flow))
 
+    def carry_grid(self, value: ir.Value, grid: Component, flow: Flow | None = None) -> None:
+        """From now on these channels lie over several axes of `value`, or along one."""
+        assert value.name is not None
+        if len(grid.axes) == 1:
+            line = grid.lines[0]
+            self.carry(value, grid.axes[0], grid.ids if line is None else line, flow)
+            return
+        self.grids_of.setdefault(value.name, []).append(grid)
+        if flow is not None:
+            self.flows.append(FlowStep(value.name, grid.axes, flow))
+
+    def carry_view(self, value: ir.Value, grid: Component) -> None:
+        """From now on `value` shows these channels, relabelled, and nothing has computed with them yet."""
+        self.grids_of.setdefault(str(value.name), []).append(grid)
+
     def unite(self, one: IdArray, other: IdArray) -> None:
         """Index by index, these carry one value or are combined element by element."""
         self.wires.unite(one, other)
@@ -166,15 +239,20 @@ class Scope:
         """Nothing of this value can be removed, nor of what its entries are sizes of."""
         for ids in self.tracked(value).values():
             self.pin(ids, node, reason)
+        for grid in self.views(value):
+            self.pin(grid.everything(), node, reason)
         if value is not None and value.name in self.sizes:
             self.pin_sizes(self.sizes[value.name], node, reason)
 
     def pin_sizes(self, entries: Sizes, node: ir.Node | str, reason: str) -> None:
         """The numbers of channels that these entries depend on must stay."""
         for entry in entries.ravel():
+            self.need_number(entry, None)
             if isinstance(entry, Size):
-                for key in sorted(entry.depends):
-                    self.pin(self.axes[key], node, reason)
+                for name, axis in sorted(entry.depends):
+                    counted = self.counted(name, axis)
+                    if counted is not None:
+                        self.pin(counted, node, reason)
 
     def pin_inputs(self, node: ir.Node, reason: str) -> None:
         """Nothing that reaches this node can be removed, by its inputs or captured by its subgraphs."""
@@ -199,9 +277,64 @@ class Scope:
         self.carry(value, axis, ids)
         return ids
 
-    def equal_count(self, rows: Sequence[IdArray], node: ir.Node, reason: str) -> None:
-        """Every row must keep equally many members."""
-        self.equal_counts.append((tuple(rows), self.label(node), reason))
+    def equal_count(
+        self, ids: IdArray, node: ir.Node, reason: str, lines: Sequence[IdArray | None] = ()
+    ) -> None:
+        """Every row (along the last axis) that is kept must keep equally many members.
+
+        Args:
+            ids: shape (..., M).
+            node: who demands it.
+            reason: why.
+            lines: per axis before the last, ids of its lines, which can go whole; None or absent: they can't.
+        """
+        lines = (*lines, *[None] * (ids.ndim - 1 - len(lines)))
+        self._register(Equal(ids, lines, node, reason))
+
+    def _register(self, equal: Equal) -> None:
+        if not any(equal is known for known in self.equal_counts):
+            self.equal_counts.append(equal)
+
+    def line_ids(self, count: int) -> IdArray:
+        """New ids of lines (heads, groups), which no weight puts out."""
+        ids = self.fresh(count)
+        self.given.append(ids)
+        return ids
+
+    def rows_alike(self, grid: Component) -> IdArray:
+        """From now on every line of a grid keeps the same indices; gives ids along the ragged axis, (M,)."""
+        rows = np.moveaxis(grid.ids, grid.ragged, -1).reshape(-1, grid.ids.shape[grid.ragged])
+        self.unite(np.broadcast_to(rows[0], rows.shape), rows)
+        return np.asarray(rows[0])
+
+    def dissolve(self, value: ir.Value, grid: Component, node: ir.Node, reason: str) -> None:
+        """From now on a grid of `value` is one axis whose channels all lines share; no line can go."""
+        ids = self.rows_alike(grid)
+        self.grids_of[str(value.name)] = [one for one in self.views(value) if one.axes != grid.axes]
+        self.carry(value, grid.axes[grid.ragged], ids)
+        for line in grid.lines:
+            if line is not None:
+                self.pin(line, node, reason)
+
+    def read_by(
+        self,
+        source: IdArray,
+        target: IdArray | None,
+        node: ir.Node,
+        reason: str,
+        zero: Flow | None = None,
+    ) -> None:
+        """The node reads channels otherwise than by a weight: they stay while what they lead to does.
+
+        Args:
+            source: ids read.
+            target: ids of what each leads to, in the same shape; None: something that stays.
+            node: the node.
+            reason: what it does with them.
+            zero: when they are zero, and may go all the same: a flow term with flags for `source`, flattened.
+        """
+        flat = None if target is None else np.broadcast_to(target, source.shape).ravel()
+        self.links.append(Link(source.ravel(), flat, zero, self.label(node), reason))
 
     def vector(
         self, node: ir.Node, slot: int, axis: int, ids: IdArray, role: str, along: ir.Value | None
@@ -235,8 +368,48 @@ class Scope:
             self.claims.setdefault(value.name, set()).add((node, slot))
 
     def count(self, node: ir.Node, slot: int | str, position: int | None, ids: IdArray) -> None:
-        """A number stored at input `slot` (or attribute) counts these channels."""
+        """A number stored at input `slot` (or attribute) counts these channels: (n,), or rows (..., n)."""
         self.counts.append(CountRewrite(node, self.label(node), slot, position, ids))
+
+    def need_number(self, entry: object, ids: IdArray | None) -> None:
+        """An entry of a computed shape is needed as the number of these channels; None: as it is."""
+        if isinstance(entry, Number):
+            self.wanted_numbers.setdefault(entry.origin, []).append(ids)
+
+    def split_parts(self, node: ir.Node, parts: Sequence[IdArray]) -> None:
+        """A Split into equal parts that may become unequal ones."""
+        self.parts.append(Parts(node, self.label(node), tuple(parts)))
+
+    def select(self, node: ir.Node, slot: int, axis: int, ids: IdArray) -> None:
+        """The operand at `slot`, itself not followed, is read along `axis` channel by channel with these."""
+        self.selections.append(Selection(node, self.label(node), slot, axis, ids))
+
+    def correct_mean(self, node: ir.Node, ids: IdArray) -> None:
+        """The node's result is a mean over these channels."""
+        self.corrections.append(Correction(node, self.label(node), ids))
+
+    def freeze(self, node: ir.Node, slot: int) -> bool:
+        """Let the node go on computing with the numbers of channels as they are; False where they aren't
+        known."""
+        value = node.inputs[slot]
+        entries = self.sizes_at(value)
+        if value is None or entries is None:
+            return False
+        if any(known.node is node and known.slot == slot for known in self.frozen):
+            return True
+        depends: list[IdArray] = []
+        for entry in entries.ravel():
+            if isinstance(entry, Size):
+                if entry.number is None:
+                    return False
+                found = [self.counted(*key) for key in sorted(entry.depends)]
+                depends += [ids.ravel() for ids in found if ids is not None]
+            self.need_number(entry, None)
+        if depends:
+            numbers = [entry.number if isinstance(entry, Size) else int(entry) for entry in entries.ravel()]
+            array = np.asarray(numbers, dtype=type_of_sizes(value)).reshape(entries.shape)
+            self.frozen.append(Frozen(node, self.label(node), slot, array, np.concatenate(depends)))
+        return True
 
     def reindex(self, node: ir.Node, slot: int, ids: IdArray) -> None:
         """The constant at input `slot` holds indices into an axis with these ids."""
@@ -285,8 +458,8 @@ class Scope:
     # ------------------------------------------------------------------------------------------------
     # shorthand
 
-    def activation(self, value: ir.Value, axis: int) -> Activation:
-        """The flow term of a followed axis."""
+    def activation(self, value: ir.Value, axis: Place) -> Activation:
+        """The flow term of a followed axis, or of the axes of a grid."""
         assert value.name is not None
         return Activation(value.name, axis)
 
@@ -306,9 +479,14 @@ class Scope:
             zero_preserving: f(0) = 0.
             axes: source axis -> output axis, for axes that move or go; None: every axis stays.
         """
+        grids = self.grids(source)
         for axis, ids in self.tracked(source).items():
             target = axis if axes is None else axes[axis]
             self.carry(value, target, ids, self.activation(source, axis) if zero_preserving else None)
+        for grid in grids:
+            moved = grid.axes if axes is None else [axes[axis] for axis in grid.axes]
+            flow = self.activation(source, grid.axes) if zero_preserving else None
+            self.carry_grid(value, grid.moved(moved), flow)
         self.continue_layer(source, value, zero_preserving=zero_preserving)
 
 

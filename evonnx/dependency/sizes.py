@@ -7,8 +7,8 @@ needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,27 @@ _LARGEST = 64
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a number of a computed shape is written down: an entry of a constant that a node reads."""
+
+    node: ir.Node
+    slot: int
+    position: int
+
+
+class Number(int):
+    """A constant entry of a computed shape that can be rewritten where it is written down."""
+
+    origin: Origin
+
+    def __new__(cls, value: int, origin: Origin) -> Number:
+        """The number with its origin."""
+        made = super().__new__(cls, value)
+        made.origin = origin
+        return made
+
+
+@dataclass(frozen=True)
 class Size:
     """A number known at run time only."""
 
@@ -30,6 +51,8 @@ class Size:
     """Followed (tensor, axis) pairs whose length it depends on."""
     exact: bool
     """Whether it is the length of one axis (the one in `depends`, if that is not empty)."""
+    number: int | float | None = None
+    """What it is as long as no channel goes; None where that depends on the model's inputs."""
 
 
 def sizes_of_constant(array: NDArray[np.generic]) -> Sizes | None:
@@ -40,12 +63,21 @@ def sizes_of_constant(array: NDArray[np.generic]) -> Sizes | None:
 
 
 def sizes_of_shape(
-    name: str, rank: int, followed: Sequence[int], start: int = 0, end: int | None = None
+    name: str, rank: int, followed: Mapping[int, int | None], start: int = 0, end: int | None = None
 ) -> Sizes:
-    """What `Shape` of a tensor gives."""
+    """What `Shape` of a tensor gives.
+
+    Args:
+        name: the tensor.
+        rank: its rank.
+        followed: the axes that carry channels, with their lengths; None where the model's inputs set it.
+        start: first axis.
+        end: axis after the last one.
+    """
     entries = np.empty(rank, dtype=object)
     for axis in range(rank):
-        entries[axis] = Size(frozenset({(name, axis)} if axis in followed else ()), exact=True)
+        depends = frozenset({(name, axis)} if axis in followed else ())
+        entries[axis] = Size(depends, exact=True, number=followed.get(axis))
     return entries[start:end]
 
 
@@ -65,8 +97,50 @@ def evaluate(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
         return None
 
 
+def type_of_sizes(value: ir.Value) -> np.dtype[Any]:
+    """Element type of a tensor computed from shapes, declared or not."""
+    while value.dtype is None:
+        node = value.producer()
+        if node is None or node.op_type == "Shape" or not node.inputs or node.inputs[0] is None:
+            return np.dtype(np.int64)
+        if node.op_type == "Cast":
+            return ir.DataType(node.attributes["to"].as_int()).numpy()
+        value = node.inputs[0]
+    return value.dtype.numpy()
+
+
 def _same(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
     return operands[0]
+
+
+def _cast(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
+    kind: type[int | float] = (
+        float if ir.DataType(node.attributes["to"].as_int()).is_floating_point() else int
+    )
+
+    def entry(one: Any) -> Any:
+        if isinstance(one, Size):
+            return one if one.number is None else replace(one, number=kind(one.number))
+        return one if isinstance(one, kind) else kind(one)
+
+    assert operands[0] is not None
+    return _array(np.frompyfunc(entry, 1, 1)(operands[0]))
+
+
+def _quotient(one: Any, other: Any) -> Any:
+    """As ONNX divides: integers toward zero."""
+    both_whole = isinstance(one, (int, np.integer)) and isinstance(other, (int, np.integer))
+    return int(one / other) if both_whole else one / other
+
+
+def _root(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
+    def entry(one: Any) -> Any:
+        if isinstance(one, Size):
+            return Size(one.depends, exact=False, number=None if one.number is None else one.number**0.5)
+        return one**0.5
+
+    assert operands[0] is not None
+    return _array(np.frompyfunc(entry, 1, 1)(operands[0]))
 
 
 def _gather(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
@@ -77,13 +151,22 @@ def _gather(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
 
 
 def _concat(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
-    parts = [operand for operand in operands if operand is not None]
+    parts = [_written(node, slot, operand) for slot, operand in enumerate(operands) if operand is not None]
     return np.concatenate(parts) if len(parts) == len(operands) else None
 
 
 def _unsqueeze(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
     data = operands[0]
-    return None if data is None or data.ndim else data.reshape(1)
+    return None if data is None or data.ndim else _written(node, 0, data).reshape(1)
+
+
+def _written(node: ir.Node, slot: int, entries: Sizes) -> Sizes:
+    """Plain numbers know from here on where they are written down."""
+    found = np.empty(entries.size, dtype=object)
+    for position, entry in enumerate(entries.ravel()):
+        plain = isinstance(entry, (int, np.integer)) and not isinstance(entry, Number)
+        found[position] = Number(int(entry), Origin(node, slot, position)) if plain else entry
+    return found.reshape(entries.shape)
 
 
 def _squeeze(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
@@ -117,7 +200,9 @@ def _arithmetic(
     def entry(one: Any, other: Any) -> Any:
         if isinstance(one, Size) or isinstance(other, Size):
             depends = [side.depends for side in (one, other) if isinstance(side, Size)]
-            return Size(frozenset().union(*depends), exact=False)
+            numbers = [side.number if isinstance(side, Size) else side for side in (one, other)]
+            number = None if None in numbers else combine(*numbers)
+            return Size(frozenset().union(*depends), exact=False, number=number)
         return combine(one, other)
 
     def compute(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
@@ -145,7 +230,7 @@ def _array(found: Any) -> Sizes:
 
 _COMPUTE: dict[str, Callable[[ir.Node, Sequence[Sizes | None]], Sizes | None]] = {
     "Identity": _same,
-    "Cast": _same,
+    "Cast": _cast,
     "Floor": _same,
     "Ceil": _same,
     "Gather": _gather,
@@ -156,5 +241,9 @@ _COMPUTE: dict[str, Callable[[ir.Node, Sequence[Sizes | None]], Sizes | None]] =
     "Add": _arithmetic(lambda one, other: one + other),
     "Sub": _arithmetic(lambda one, other: one - other),
     "Mul": _arithmetic(lambda one, other: one * other),
-    "Div": _arithmetic(lambda one, other: int(one / other)),
+    "Div": _arithmetic(_quotient),
+    "Sqrt": _root,
 }
+
+ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Sqrt", "Floor", "Ceil"})
+"""Operators that need numbers as they are."""

@@ -7,8 +7,9 @@ The contracted axis of the activation <-> inputs, the last (for a constant on th
 the result <-> outputs (new wires); other axes of the activation pass through. C is a bias (a vector over
 outputs) or a scalar.
 
-- pins: products of two activations (attention), matrices of rank above 2, a C that is an activation or varies
-  over rows.
+MatMul of two activations (attention)   y[.., m, n] = sum_k a[.., m, k] * b[.., k, n]; see `product.py`
+
+- pins: Gemm of two activations, matrices of rank above 2, a C that is an activation or varies over rows.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from evonnx.dependency.coupling import Constant, Contraction, Flow
+from evonnx.dependency.grids import Component
 from evonnx.dependency.ids import IdArray
+from evonnx.dependency.product import Operand, relate_product
 from evonnx.dependency.scope import Scope
 
 
@@ -25,12 +28,13 @@ class ContractionRule:
 
     operators = frozenset({"Gemm", "MatMul"})
     size_slots: frozenset[int] = frozenset()
+    follows_grids = True
 
     def visit(self, node: ir.Node, scope: Scope) -> None:
         """See the module's algebra."""
         slot = next((slot for slot in (1, 0) if scope.weight(node, slot) is not None), None)
         if slot is None:
-            scope.pin_inputs(node, f"{node.op_type} of two activations (or of a matrix that is not prunable)")
+            self._activations(node, scope)
             return
         found = scope.weight(node, slot)
         source, value = node.inputs[1 - slot], node.outputs[0]
@@ -47,6 +51,7 @@ class ContractionRule:
             produced = 1 if slot == 1 else 0
         else:
             contracted, produced = (rank - 1, rank - 1) if slot == 1 else (rank - 2, rank - 2)
+        grids = self._grids(node, scope, source, contracted)
         inputs = scope.require(source, contracted, weight.inputs_per_group, node)
         outputs = scope.fresh(weight.outputs)
         same = weight.uses[use].relayouts == weight.uses[0].relayouts
@@ -61,12 +66,63 @@ class ContractionRule:
             # What is left of the activation is its one other matrix axis, or batch axes of a MatMul.
             moved = axis if node.op_type == "MatMul" else 1 - produced
             scope.carry(value, moved, ids)
+        for grid in grids:
+            scope.carry_grid(value, grid)
         known, bias = self._bias(node, scope, outputs, produced)
         flow = (
             Contraction(weight.name, scope.activation(source, contracted), bias) if known and same else None
         )
         scope.carry(value, produced, outputs, flow)
         scope.begin_layer(value, weight.name)
+
+    def _grids(self, node: ir.Node, scope: Scope, source: ir.Value, contracted: int) -> list[Component]:
+        """Grids of the activation that pass through. Where the matrix reads the ragged axis, every line has
+        the same indices from here on: it is an axis of its own then."""
+        passed = []
+        for grid in scope.grids(source):
+            if contracted not in grid.axes:
+                passed.append(grid)
+            elif grid.axes.index(contracted) == grid.ragged:
+                scope.dissolve(source, grid, node, f"{node.op_type} reads every one of them alike")
+            else:
+                scope.pin(grid.everything(), node, f"{node.op_type} sums over heads or groups")
+        if node.op_type == "Gemm":
+            for grid in passed:
+                scope.pin(grid.everything(), node, "Gemm of channels in rows")
+            return []
+        return passed
+
+    def _activations(self, node: ir.Node, scope: Scope) -> None:
+        one, other = node.inputs[0], node.inputs[1]
+        shapes = [scope.shape(one), scope.shape(other)]
+        constant = any(scope.constant(value) is not None for value in (one, other))
+        if node.op_type != "MatMul" or one is None or other is None or constant or None in shapes:
+            scope.pin_inputs(node, f"{node.op_type} of two activations (or of a matrix that is not prunable)")
+            return
+        left, right = (shape or () for shape in shapes)
+        if min(len(left), len(right)) < 2 or None in (*left, *right):
+            scope.pin_inputs(node, f"{node.op_type} of vectors, or of shapes that are not known")
+            return
+        batch = max(len(left), len(right)) - 2
+        lengths = [
+            max(shape[back - 2] or 0 for shape in (left, right) if len(shape) >= 2 - back)
+            for back in range(-batch, 0)
+        ]
+
+        def labels(shape: tuple[int | None, ...], own: tuple[str, str]) -> tuple[str | None, ...]:
+            leading = [
+                f"batch{back}" if shape[back - 2] == lengths[back] else None
+                for back in range(2 - len(shape), 0)
+            ]
+            return (*leading, *own)
+
+        relate_product(
+            node,
+            scope,
+            Operand(one, labels(left, ("m", "k"))),
+            Operand(other, labels(right, ("k", "n"))),
+            (*(f"batch{back}" for back in range(-batch, 0)), "m", "n"),
+        )
 
     def _bias(self, node: ir.Node, scope: Scope, outputs: IdArray, produced: int) -> tuple[bool, Flow | None]:
         """(whether zero outputs can be told, the bias as a flow term)."""

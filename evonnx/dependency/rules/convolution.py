@@ -8,7 +8,7 @@ x axis 1 <-> inputs, y axis 1 <-> outputs (new wires), bias axis 0 <-> outputs. 
 - groups = 1: inputs and outputs are independent.
 - depthwise (one input per group): output o = g * m + j can only go together with input g and all m outputs
   of it: one class, different wires; the group attribute counts the inputs.
-- other groupings: every group must keep equally many inputs and equally many outputs.
+- other groupings: every group must keep equally many inputs and equally many outputs, or goes whole.
 - pins: a weight that is not a constant or not prunable, ConvTranspose with groups, followed spatial axes.
 """
 
@@ -75,11 +75,8 @@ class ConvolutionRule:
             scope.bind(outputs, np.repeat(inputs, weight.outputs // weight.groups))
             scope.count(node, "group", None, inputs)
         else:
-            scope.equal_count(
-                list(inputs.reshape(weight.groups, -1)), node, "every group must read equally many channels"
-            )
-            scope.equal_count(
-                list(outputs.reshape(weight.groups, -1)),
-                node,
-                "every group must put out equally many channels",
-            )
+            lines = scope.line_ids(weight.groups)
+            reason = "every group must read and put out equally many channels"
+            scope.equal_count(inputs.reshape(weight.groups, -1), node, reason, [lines])
+            scope.equal_count(outputs.reshape(weight.groups, -1), node, reason, [lines])
+            scope.count(node, "group", None, lines)

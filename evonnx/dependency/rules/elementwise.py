@@ -82,11 +82,12 @@ class ElementwiseRule:
 
     operators = _KEEPS_ZERO | _FINITE_AT_ZERO | _INFINITE_AT_ZERO | {"PRelu"}
     size_slots: frozenset[int] = frozenset()
+    follows_grids = True
 
     def visit(self, node: ir.Node, scope: Scope) -> None:
         """See the module's algebra."""
         source, value = node.inputs[0], node.outputs[0]
-        if source is None or not scope.tracked(source):
+        if source is None or not scope.components(source):
             scope.pin_inputs(node, f"{node.op_type} computes its parameters from these channels")
             return
         if node.op_type in _INFINITE_AT_ZERO and not self._stays_finite(node, scope):
@@ -131,6 +132,8 @@ class ElementwiseRule:
             scope.pin_inputs(node, "the slope of PRelu is not a constant")
             return
         offset = len(shape) - slope.ndim
+        for grid in scope.grids(source):
+            scope.pin(grid.everything(), node, "PRelu of channels in rows (heads, groups)")
         for axis, ids in scope.tracked(source).items():
             at = axis - offset
             if at >= 0 and slope.shape[at] != 1:

@@ -1,7 +1,8 @@
 """Transpose and Concat.
 
     Transpose   y axis k <-> x axis perm[k]
-    Concat      along its axis: y's ids are the inputs' one after another; along any other axis all are united
+    Concat      along its axis: y's ids are the inputs' one after another; along any other axis all unite.
+                Of grids (heads x dims): along the ragged axis the same, lines united
 
 - pins: along the joined axis, what is joined with channels and not followed gets pinned ids of its own; along
 other
@@ -14,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from evonnx.dependency.coupling import Flow, Joined
+from evonnx.dependency.grids import Component
 from evonnx.dependency.rules._base import normalized_axis
 from evonnx.dependency.scope import Scope
 
@@ -23,6 +25,7 @@ class LayoutRule:
 
     operators = frozenset({"Transpose", "Concat"})
     size_slots: frozenset[int] = frozenset()
+    follows_grids = True
 
     def visit(self, node: ir.Node, scope: Scope) -> None:
         """See the module's algebra."""
@@ -33,8 +36,8 @@ class LayoutRule:
 
     def _transpose(self, node: ir.Node, scope: Scope) -> None:
         source, value = node.inputs[0], node.outputs[0]
-        tracked = scope.tracked(source)
-        if source is None or not tracked:
+        tracked, views = scope.tracked(source), scope.views(source)
+        if source is None or not (tracked or views):
             return
         shape = scope.shape(source)
         perm = node.attributes.get_ints("perm")
@@ -43,14 +46,23 @@ class LayoutRule:
                 scope.pin_inputs(node, "Transpose of an unknown rank")
                 return
             perm = tuple(reversed(range(len(shape))))
-        moved = {axis: list(perm).index(axis) for axis in tracked}
-        scope.pass_through(source, value, zero_preserving=True, axes=moved)
+        for view in views:
+            steps = (*view.view.steps, ("transpose", tuple(perm))) if view.view is not None else ()
+            there = [list(perm).index(axis) for axis in view.axes]
+            moved = view.moved(there, steps)
+            if view.view is not None:
+                scope.carry_view(value, moved)
+            else:
+                scope.carry_grid(value, moved, scope.activation(source, view.axes))
+        for axis, ids in tracked.items():
+            scope.carry(value, list(perm).index(axis), ids, scope.activation(source, axis))
+        scope.continue_layer(source, value, zero_preserving=True)
 
     def _concat(self, node: ir.Node, scope: Scope) -> None:
         operands = [operand for operand in node.inputs if operand is not None]
         value = node.outputs[0]
         activations = [operand for operand in operands if scope.constant(operand) is None]
-        if not any(scope.tracked(operand) for operand in activations):
+        if not any(scope.components(operand) for operand in activations):
             return
         shapes = [scope.shape(operand) for operand in operands]
         rank = next((len(shape) for shape in shapes if shape is not None), None)
@@ -58,6 +70,7 @@ class LayoutRule:
             scope.pin_inputs(node, "Concat of unknown rank")
             return
         joined = normalized_axis(node.attributes.get_int("axis", 1), rank)
+        self._grids(node, scope, operands, joined)
         for axis in sorted({axis for operand in activations for axis in scope.tracked(operand)}):
             if axis == joined:
                 self._join(node, scope, value, axis)
@@ -70,6 +83,33 @@ class LayoutRule:
                 else:
                     scope.unite(first, ids)
             scope.carry(value, axis, first)
+
+    def _grids(self, node: ir.Node, scope: Scope, operands: list[ir.Value], joined: int) -> None:
+        """Channels over several axes: all operands must have them along the same ones."""
+        found = [scope.grids(operand) for operand in operands]
+        if not any(found):
+            return
+        first = found[0][0] if found[0] else None
+        alike = first is not None and all(
+            len(grids) == 1 and grids[0].axes == first.axes and grids[0].ragged == first.ragged
+            for grids in found
+        )
+        if first is None or not alike or (joined in first.axes and first.axes.index(joined) != first.ragged):
+            for grid in (grid for grids in found for grid in grids):
+                scope.pin(grid.everything(), node, "Concat of heads or groups with something else")
+            return
+        for grids in found[1:]:
+            for line, other in zip(first.lines, grids[0].lines, strict=True):
+                if line is not None and other is not None:
+                    scope.unite(line, other)
+        place = first.axes.index(joined) if joined in first.axes else None
+        if place is None:
+            for grids in found[1:]:
+                scope.unite(first.ids, grids[0].ids)
+            scope.carry_grid(node.outputs[0], first)
+            return
+        ids = np.concatenate([grids[0].ids for grids in found], axis=place)
+        scope.carry_grid(node.outputs[0], Component(first.axes, ids, first.lines))
 
     def _join(self, node: ir.Node, scope: Scope, value: ir.Value, axis: int) -> None:
         parts = []

@@ -23,9 +23,7 @@ _SOFTMAX = frozenset({"Softmax", "LogSoftmax", "Hardmax"})
 _ARGUMENTS = frozenset({"ArgMax", "ArgMin"})
 _RUNNING = frozenset({"CumSum", "CumProd"})
 _KEEP_ZERO = _RUNNING | {"MeanVarianceNormalization", "Trilu"}
-_EVERYTHING = frozenset(
-    ["LayerNormalization", "GroupNormalization", "RMSNormalization", "LpNormalization", "Einsum", "Attention"]
-)
+_EVERYTHING = frozenset(["LayerNormalization", "RMSNormalization", "LpNormalization", "Einsum", "Attention"])
 
 
 class MixingRule:
@@ -33,6 +31,7 @@ class MixingRule:
 
     operators = _SOFTMAX | _ARGUMENTS | _KEEP_ZERO | _EVERYTHING | {"TopK"}
     size_slots: frozenset[int] = frozenset()
+    follows_grids = True
 
     def visit(self, node: ir.Node, scope: Scope) -> None:
         """See the module's algebra."""
@@ -45,14 +44,16 @@ class MixingRule:
         for parameter in node.inputs[1:]:
             scope.pin_value(parameter, node, f"{node.op_type} counts with them")
         drops = node.op_type in _ARGUMENTS and not node.attributes.get_int("keepdims", 1)
-        for axis, ids in scope.tracked(source).items():
-            if axis in mixed:
-                scope.pin(ids, node, f"{node.op_type} mixes channels")
+        for component in scope.components(source):
+            if mixed & set(component.axes):
+                scope.pin(component.everything(), node, f"{node.op_type} mixes channels")
                 continue
-            flow = scope.activation(source, axis) if node.op_type in _KEEP_ZERO else None
-            moved = axis - sum(other < axis for other in mixed) if drops else axis
+            place = component.axes if len(component.axes) > 1 else component.axes[0]
+            flow = scope.activation(source, place) if node.op_type in _KEEP_ZERO else None
+            before = [sum(other < axis for other in mixed) if drops else 0 for axis in component.axes]
+            moved = [axis - gone for axis, gone in zip(component.axes, before, strict=True)]
             for value in node.outputs:
-                scope.carry(value, moved, ids, flow)
+                scope.carry_grid(value, component.moved(moved), flow)
 
     def _mixed(self, node: ir.Node, scope: Scope, rank: int) -> Set[int] | None:
         """The axes along which entries are combined; None where they are not known."""

@@ -7,6 +7,7 @@ Lengths of followed axes become entries that depend on them; who uses such an en
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from evonnx.dependency.scope import Scope
@@ -18,6 +19,7 @@ class ShapeRule:
 
     operators = frozenset({"Shape", "Size"})
     size_slots: frozenset[int] = frozenset()
+    follows_grids = True
 
     def visit(self, node: ir.Node, scope: Scope) -> None:
         """See the module's algebra."""
@@ -29,6 +31,12 @@ class ShapeRule:
             scope.pin_inputs(node, f"{node.op_type} counts channels")
             return
         start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(shape))
-        scope.sizes[value.name] = sizes_of_shape(
-            source.name, len(shape), sorted(scope.tracked(source)), start, end
-        )
+        grids = scope.grids(source)
+        # After a Flatten of images a channel stands at as many places as the image has, whatever its size.
+        followed: dict[int, int | None] = {
+            axis: ids.size if np.unique(ids).size == ids.size else None
+            for axis, ids in scope.tracked(source).items()
+        }
+        for grid in grids:
+            followed.update(zip(grid.axes, grid.ids.shape, strict=True))
+        scope.sizes[value.name] = sizes_of_shape(source.name, len(shape), followed, start, end)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evonnx.dependency.coupling import (
+    NOT_ZEROED,
     Activation,
     AllOf,
     AnyOf,
@@ -20,12 +21,29 @@ from evonnx.dependency.coupling import (
     Coupling,
     Flow,
     Joined,
+    Place,
     Taken,
     Zeros,
 )
 from evonnx.network import Network
 
 Flags = NDArray[np.bool_]
+
+
+def zeroable(network: Network, coupling: Coupling) -> dict[tuple[str, Place], Flags]:
+    """As `zero_channels`, were every weight and every channel vector that is ever zeroed all zero.
+
+    What is not zero even then cannot be removed from where all channels are mixed.
+    """
+    none = {
+        name: np.zeros((w.outputs, w.inputs_per_group), dtype=np.bool_) for name, w in network.weights.items()
+    }
+    evaluator = Evaluator(network, none)
+    for vector in coupling.vectors:
+        if vector.role not in NOT_ZEROED:
+            length = network.array(vector.name).shape[vector.axis]
+            evaluator.constants[vector.name, vector.axis] = np.ones(length, dtype=np.bool_)
+    return _evaluated(coupling, evaluator)
 
 
 def live_slices(network: Network) -> dict[str, Flags]:
@@ -35,7 +53,7 @@ def live_slices(network: Network) -> dict[str, Flags]:
 
 def zero_channels(
     network: Network, coupling: Coupling, live: Mapping[str, Flags]
-) -> dict[tuple[str, int], Flags]:
+) -> dict[tuple[str, Place], Flags]:
     """Per followed axis of an activation, shape (length,): True where the channel is certainly zero.
 
     Args:
@@ -43,23 +61,37 @@ def zero_channels(
         coupling: its coupling.
         live: `live_slices` of the network.
     """
-    evaluator = _Evaluator(network, live)
+    return _evaluated(coupling, Evaluator(network, live))
+
+
+def _evaluated(coupling: Coupling, evaluator: Evaluator) -> dict[tuple[str, Place], Flags]:
     for step in coupling.flows:
-        found = evaluator.evaluate(step.flow)
-        if found is None:
-            continue
         key = (step.name, step.axis)
-        flags = np.broadcast_to(found, coupling.axes[key].shape)
+        name, place = key
+        ids = (
+            coupling.axes.get((name, place)) if isinstance(place, int) else coupling.grids.get((name, place))
+        )
+        found = evaluator.evaluate(step.flow)
+        if found is None or ids is None:
+            continue
+        flags = np.broadcast_to(found, ids.shape)
         evaluator.known[key] = evaluator.known[key] | flags if key in evaluator.known else flags
     return evaluator.known
 
 
-class _Evaluator:
-    def __init__(self, network: Network, live: Mapping[str, Flags]) -> None:
+class Evaluator:
+    """Flow terms as flags, for a state of the weights."""
+
+    def __init__(
+        self,
+        network: Network,
+        live: Mapping[str, Flags],
+        known: Mapping[tuple[str, Place], Flags] | None = None,
+    ) -> None:
         self.network = network
         self.live = live
-        self.known: dict[tuple[str, int], Flags] = {}
-        self._constants: dict[tuple[str, int | None], Flags] = {}
+        self.known: dict[tuple[str, Place], Flags] = dict(known or {})
+        self.constants: dict[tuple[str, int | None], Flags] = {}
 
     def evaluate(self, flow: Flow) -> Flags | None:
         """Flags of a term; None where nothing is known."""
@@ -78,7 +110,7 @@ class _Evaluator:
                 return _any([flags for term in terms if (flags := self.evaluate(term)) is not None])
             case Taken(term, indices):
                 flags = self.evaluate(term)
-                return None if flags is None else np.asarray(flags[indices])
+                return None if flags is None else np.asarray(flags.ravel()[indices])
             case Joined(terms):
                 return np.concatenate([self._part(term, length) for term, length in terms])
             case Contraction():
@@ -91,11 +123,11 @@ class _Evaluator:
 
     def _constant(self, term: Constant) -> Flags:
         key = (term.name, term.axis)
-        if key not in self._constants:
+        if key not in self.constants:
             array = self.network.array(term.name) != 0
             others = tuple(axis for axis in range(array.ndim) if axis != term.axis)
-            self._constants[key] = np.asarray(~np.any(array, axis=None if term.axis is None else others))
-        return self._constants[key]
+            self.constants[key] = np.asarray(~np.any(array, axis=None if term.axis is None else others))
+        return self.constants[key]
 
     def _contraction(self, term: Contraction) -> Flags | None:
         weight, live = self.network.weights[term.weight], self.live[term.weight]
