@@ -232,8 +232,8 @@ def removal_of(plan: Plan, name: str, path: Path, values: Array) -> Array:
 
 def redraw(
     masked: onnx.ModelProto, compact: onnx.ModelProto, plan: Plan, rng: np.random.Generator
-) -> tuple[onnx.ModelProto, onnx.ModelProto, list[str]]:
-    """A redrawn pair: see the top of the file.
+) -> list[str]:
+    """Turn a pair into a redrawn one, in place: see the top of the file.
 
     Weights become normal with variance 1 / (live inputs of an output), so that signals neither fade nor
     swell; shifts 0.2 normal, norm scales and variances in [0.5, 2]. What is zero stays zero.
@@ -245,15 +245,11 @@ def redraw(
         rng: of the draws.
 
     Returns:
-        Both copies, and the names of constants that were left alone, for the compact model holds other values
-        than the plan says.
+        Names of constants that were left alone, for the compact model holds other values than the plan says.
     """
-    copies = [onnx.ModelProto(), onnx.ModelProto()]
-    copies[0].CopyFrom(masked)
-    copies[1].CopyFrom(compact)
-    ours, theirs = Tensors(copies[0]), Tensors(copies[1])
+    ours, theirs = Tensors(masked), Tensors(compact)
     unlike = []
-    for name, (role, outputs, path) in _roles(copies[0]).items():
+    for name, (role, outputs, path) in _roles(masked).items():
         values = ours.get(name)
         if name in theirs and not np.array_equal(theirs.get(name), removal_of(plan, name, path, values)):
             unlike.append(name)
@@ -262,9 +258,9 @@ def redraw(
         ours.set(name, drawn)
         if name in theirs:
             theirs.set(name, removal_of(plan, name, path, drawn))
-    for copy in copies:
-        _linearise(copy)
-    return copies[0], copies[1], unlike
+    for model in (masked, compact):
+        _linearise(model)
+    return unlike
 
 
 def _roles(model: onnx.ModelProto) -> dict[str, tuple[str, int, Path]]:
@@ -341,10 +337,7 @@ def unreactive(model: onnx.ModelProto) -> set[str]:
     return still
 
 
-def with_outputs(model: onnx.ModelProto, names: list[str]) -> bytes:
-    """The model serialised, with tensors added to its outputs."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    present = {value.name for value in copy.graph.output}
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
-    return bytes(copy.SerializeToString())
+def add_outputs(model: onnx.ModelProto, names: list[str]) -> None:
+    """Add tensors to a model's outputs, in place."""
+    present = {value.name for value in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import onnx
+from onnx import TensorProto
 
 from evonnx.network import Array
 from evonnx.sessions import InputSpec, random_array
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Concrete shape by input name."""
+
+_INTEGERS = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
+_INDEX_KEEPING = ("Cast", "Identity", "Reshape", "Flatten", "Unsqueeze", "Squeeze", "Slice", "Expand", "Clip")
 
 _EXTENTS = (32, 64, 16, 96, 128, 224, 8, 320, 512, 576, 4, 2, 1)
 """Tried in turn for dynamic axes other than the batch, until the model runs."""
@@ -55,18 +62,81 @@ def second_sizes(specs: Sequence[InputSpec], first: Shapes) -> Iterator[Shapes]:
     yield doubled
 
 
+@dataclass(frozen=True)
+class Source:
+    """What an integer input is, from what the graph does with it and from its name."""
+
+    kind: Literal["ids", "positions", "mask"]
+    below: int = 2
+    """Ids are smaller: rows of the smallest table that they are looked up in."""
+
+
+def sources_of(model: onnx.ModelProto) -> dict[str, Source]:
+    """What the integer inputs of a model are, as far as it shows: rows of a table, positions, masks."""
+    rows = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    reached = {
+        value.name: {value.name}
+        for value in model.graph.input
+        if value.type.tensor_type.elem_type in _INTEGERS and value.name not in rows
+    }
+    tables: dict[str, int] = {}
+    for node in model.graph.node:
+        for name, names in reached.items():
+            if node.op_type in _INDEX_KEEPING and node.input and node.input[0] in names:
+                names.update(node.output)
+            if node.op_type == "Gather" and node.input[1] in names and node.input[0] in rows:
+                axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+                tables[name] = min(rows[node.input[0]][axis], tables.get(name, 1 << 31))
+    found: dict[str, Source] = {}
+    for name in reached:
+        if "mask" in name.lower():
+            found[name] = Source("mask")
+        elif name in tables:
+            found[name] = Source("positions" if "position" in name.lower() else "ids", tables[name])
+    return found
+
+
 def feed(
-    specs: Sequence[InputSpec], shapes: Shapes, rng: np.random.Generator, scale: float
+    specs: Sequence[InputSpec],
+    shapes: Shapes,
+    rng: np.random.Generator,
+    scale: float,
+    sources: Mapping[str, Source] | None = None,
 ) -> dict[str, Array]:
-    """Random inputs; floats get a level per example and channel on top, which survives averaging."""
+    """Random inputs; floats get a level per example and channel on top, which survives averaging.
+
+    Args:
+        specs: the inputs.
+        shapes: concrete, by name.
+        rng: of the draws.
+        scale: standard deviation of floating-point inputs.
+        sources: what integer inputs are; others get 0 or 1, or any 8-bit value.
+    """
     feeds: dict[str, Array] = {}
     for spec in specs:
+        source = (sources or {}).get(spec.name)
+        if source is not None:
+            feeds[spec.name] = _integers(source, shapes[spec.name], rng).astype(spec.dtype)
+            continue
         values = random_array(spec, shapes[spec.name], rng, scale)
         if values.ndim > 2 and values.dtype.kind == "f":
             level = scale * rng.standard_normal(values.shape[:2] + (1,) * (values.ndim - 2))
             values = np.add(values, level).astype(spec.dtype)
         feeds[spec.name] = values
     return feeds
+
+
+def _integers(source: Source, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    if source.kind == "ids":
+        return rng.integers(0, source.below, size=shape)
+    if not shape:
+        return np.ones((), dtype=np.int64)
+    places = np.broadcast_to(np.arange(shape[-1]), shape)
+    if source.kind == "positions":
+        return places % source.below
+    # A mask leaves at least half of every sequence, from its start, as padding at the end does.
+    lengths = rng.integers((shape[-1] + 1) // 2, shape[-1] + 1, size=(*shape[:-1], 1))
+    return (places < lengths).astype(np.int64)
 
 
 def _batch_axes(specs: Sequence[InputSpec]) -> dict[str, set[int]]:
