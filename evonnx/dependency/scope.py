@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from evonnx.dependency.coupling import (
     Activation,
+    Constant,
     Correction,
     CountRewrite,
     Flow,
@@ -34,7 +35,7 @@ from evonnx.dependency.grids import Component, Equal, line_component
 from evonnx.dependency.ids import IdArray, UnionFind
 from evonnx.dependency.sizes import Number, Origin, Size, Sizes, sizes_of_constant, type_of_sizes
 from evonnx.errors import ModelError
-from evonnx.network import Array, Network, Weight
+from evonnx.network import Array, Network, Weight, quantization_of
 from evonnx.onnx_io import constant_tensor, subgraphs
 
 
@@ -360,6 +361,28 @@ class Scope:
             layer = next((found[0].name for s in (0, 1) if (found := self.weight(node, s))), None)
         self.vectors.append(Vector(value.name, axis, role, self.label(node), layer))
 
+    def bias(self, node: ir.Node, slot: int, axis: int, ids: IdArray) -> Flow | None:
+        """The bias at input `slot`, a constant, has these channels; gives when it is zero, None if unknown."""
+        value = node.inputs[slot]
+        assert value is not None
+        if self.constant(value) is not None:
+            self.vector(node, slot, axis, ids, "bias", None)
+            return Constant(str(value.name), axis)
+        quantized = quantization_of(value)[0]
+        if quantized is None:
+            self.pin(ids, node, "the bias is not a constant")
+            return None
+        self.vector(quantized.node, 0, axis, ids, "bias", None)
+        if quantized.axis is not None:
+            self._quantizers(quantized.node, ids)
+        return Constant(quantized.stored, axis)
+
+    def _quantizers(self, node: ir.Node, ids: IdArray) -> None:
+        """Scale and zero point of a DequantizeLinear, one per channel."""
+        for slot, value in enumerate(node.inputs[1:], start=1):
+            if value is not None:
+                self.vector(node, slot, 0, ids, "quantizer", None)
+
     def claim(self, node: ir.Node, slot: int) -> None:
         """This rule knows how the constant at `slot` changes when channels go; readers without a claim pin
         it."""
@@ -423,6 +446,12 @@ class Scope:
         """Ids of a weight's canonical outputs, shape (O,), and inputs, shape (groups, I); a second use
         unites."""
         known = self.weight_ids.get(weight.name)
+        if weight.quantization is not None and weight.scales_along is not None:
+            along = output if weight.scales_along == "outputs" else inputs[0]
+            if along.size == inputs.size or weight.scales_along == "outputs":
+                self._quantizers(weight.quantization.node, along)
+            else:
+                self.pin(inputs, weight.quantization.node, "its scales are shared by several groups")
         if known is None:
             self.weight_ids[weight.name] = WeightIds(output, inputs)
             return

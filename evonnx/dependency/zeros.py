@@ -124,7 +124,7 @@ class Evaluator:
     def _constant(self, term: Constant) -> Flags:
         key = (term.name, term.axis)
         if key not in self.constants:
-            array = self.network.array(term.name) != 0
+            array = self.network.live(term.name)
             others = tuple(axis for axis in range(array.ndim) if axis != term.axis)
             self.constants[key] = np.asarray(~np.any(array, axis=None if term.axis is None else others))
         return self.constants[key]

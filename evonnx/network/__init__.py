@@ -2,7 +2,7 @@
 
 from evonnx.network.inference import Dim
 from evonnx.network.operands import Relayout
-from evonnx.network.quantization import Quantization
+from evonnx.network.quantization import Quantization, quantization_of
 from evonnx.network.view import Network, load_network, network_of
 from evonnx.network.weights import Array, Unprunable, Weight, WeightUse
 
@@ -17,4 +17,5 @@ __all__ = [
     "WeightUse",
     "load_network",
     "network_of",
+    "quantization_of",
 ]

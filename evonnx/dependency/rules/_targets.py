@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from evonnx.dependency.ids import IdArray
 from evonnx.dependency.scope import Scope
-from evonnx.dependency.sizes import Size
+from evonnx.dependency.sizes import Number, Size
 
 
 def follow_entry(
@@ -19,12 +19,17 @@ def follow_entry(
     anything else pins.
     """
     if not isinstance(entry, Size):
+        scope.need_number(entry, ids)
         if ids is not None and scope.constant(node.inputs[slot]) is not None:
             scope.claim(node, slot)
             scope.count(node, slot, position, ids)
-        elif ids is not None:
+        elif ids is not None and not isinstance(entry, Number):
             scope.pin(ids, node, f"{node.op_type} is told their number by a part of a computed shape")
         return
+    if isinstance(entry, Size) and ids is not None and entry.exact and len(entry.depends) == 1:
+        (key,) = entry.depends
+        if scope.same(ids, scope.counted(*key)):
+            return
     other = follows(scope, entry)
     if ids is not None and other is not None and other.size == ids.size:
         scope.bind(ids, other)  # the node needs the same number of both

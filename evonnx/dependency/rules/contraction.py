@@ -21,6 +21,7 @@ from evonnx.dependency.grids import Component
 from evonnx.dependency.ids import IdArray
 from evonnx.dependency.product import Operand, relate_product
 from evonnx.dependency.scope import Scope
+from evonnx.network import quantization_of
 
 
 class ContractionRule:
@@ -129,6 +130,9 @@ class ContractionRule:
         if len(node.inputs) < 3 or node.inputs[2] is None:
             return True, None
         value, array = node.inputs[2], scope.constant(node.inputs[2])
+        if array is None and quantization_of(value)[0] is not None:
+            bias = scope.bias(node, 2, 0, outputs)
+            return bias is not None, bias
         if array is None:
             scope.pin(outputs, node, "C of Gemm is not a constant")
             scope.pin_value(value, node, "it is C of a Gemm")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from evonnx.dependency.coupling import Constant, Contraction
+from evonnx.dependency.coupling import Contraction
 from evonnx.dependency.scope import Scope
 from evonnx.network import Weight
 
@@ -50,15 +50,9 @@ class ConvolutionRule:
         scope.weight_axes(weight, outputs, inputs.reshape(weight.groups, weight.inputs_per_group))
         scope.read(weight.name, node, source, 1)
 
-        bias = None
-        if len(node.inputs) > 2 and node.inputs[2] is not None:
-            constant = scope.constant(node.inputs[2])
-            if constant is None:
-                scope.pin(outputs, node, "the bias is not a constant")
-            else:
-                scope.vector(node, 2, 0, outputs, "bias", None)
-            bias = Constant(str(node.inputs[2].name), 0)
-        known = bias is None or scope.constant(node.inputs[2]) is not None
+        biased = len(node.inputs) > 2 and node.inputs[2] is not None
+        bias = scope.bias(node, 2, 0, outputs) if biased else None
+        known = bias is not None or not biased
         flow = Contraction(weight.name, scope.activation(source, 1), bias) if known else None
         scope.carry(value, 1, outputs, flow)
         scope.begin_layer(value, weight.name)

@@ -27,6 +27,7 @@ class SpreadingRule:
 
     operators = frozenset({"Expand", "Tile", "ConstantOfShape"})
     size_slots = frozenset({0, 1})
+    follows_grids = True
 
     def visit(self, node: ir.Node, scope: Scope) -> None:
         """See the module's algebra."""
@@ -60,10 +61,23 @@ class SpreadingRule:
         if source is None or before is None or after is None:
             scope.pin_inputs(node, "Expand of unknown rank")
             return
+        grids = scope.grids(source)
         tracked = {} if scope.constant(source) is not None else scope.tracked(source)
+        shift = len(after) - len(before)
+        for grid in grids:
+            if all(before[own] == after[own + shift] for own in grid.axes):
+                moved = grid.moved([own + shift for own in grid.axes])
+                scope.carry_grid(value, moved, scope.activation(source, grid.axes))
+            else:
+                scope.pin(grid.everything(), node, "Expand spreads heads or groups")
         for axis in range(len(after)):
             position, own = axis - len(after) + len(entries), axis - len(after) + len(before)
             entry = entries[position] if position >= 0 else 1
+            counted = next((grid.counted(grid.axes.index(own)) for grid in grids if own in grid.axes), None)
+            if counted is not None:
+                if not _is_one(entry):
+                    follow_entry(node, scope, 1, position, entry, counted)
+                continue
             ids = tracked.get(own)
             if ids is not None and ids.size == after[axis]:
                 scope.carry(value, axis, ids, scope.activation(source, own))
@@ -82,6 +96,8 @@ class SpreadingRule:
         scope.pin_sizes(entries, node, "Tile repeats by their number")
         if source is None or scope.constant(source) is not None:
             return
+        for grid in scope.grids(source):
+            scope.pin(grid.everything(), node, "Tile of heads or groups")
         for axis, ids in scope.tracked(source).items():
             times = entries[axis] if axis < len(entries) else None
             if not isinstance(times, (int, np.integer)):
