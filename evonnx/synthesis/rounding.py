@@ -162,8 +162,10 @@ class Fit:
         if divisor(step, 2 * drawn) < step:
             step, reason = divisor(step, 2 * drawn), f"{drawn} drawn are too few for steps of {kind.wanted}"
         number = -(-drawn // step) * step if upwards else drawn // step * step
-        if number > most:
-            number = most if most == kind.available else drawn // step * step
+        if drawn == kind.available or (number > most and most == kind.available):
+            number = kind.available
+        elif number > most:
+            number = drawn // step * step
         least = max(1, int(stack.forced[0]))
         if number < least:
             step = divisor(step, drawn) if not stack.forced[0] else 1
