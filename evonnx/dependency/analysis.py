@@ -203,6 +203,7 @@ def _finish(scope: Scope) -> Coupling:
         link_wires=tuple(
             (wires(link.source), None if link.target is None else wires(link.target)) for link in scope.links
         ),
+        fed=wires(np.concatenate([*scope.fed, np.zeros(0, dtype=np.int64)])),
         given=wires(np.concatenate([*scope.given, np.zeros(0, dtype=np.int64)])),
         wire_class=wire_class,
         weight_wires={name: WeightClasses(wires(w.output), wires(w.input)) for name, w in _ordered(scope)},

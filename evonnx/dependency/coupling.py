@@ -333,7 +333,9 @@ class Coupling:
     link_wires: tuple[tuple[ClassIds, ClassIds | None], ...] = ()
     """For each of `links`: wires of its sources and targets."""
     given: ClassIds = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    """Wires that something else than a weight puts out (a head, a group, an embedding)."""
+    """Wires of lines (heads, groups), which nothing puts out."""
+    fed: ClassIds = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """Wires that something else than a weight puts out (an embedding table)."""
     counts: tuple[CountRewrite, ...] = ()
     parts: tuple[Parts, ...] = ()
     relabels: tuple[Relabel, ...] = ()

@@ -57,6 +57,18 @@ class Component:
     pending: tuple[Equal, ...] = ()
     """Constraints to register when the channels are used where they lie."""
 
+    def firsts(self, place: int) -> NDArray[np.int64]:
+        """Per index along one of the axes, the first index at which the same channels lie."""
+        rows = np.moveaxis(self.ids, place, 0).reshape(self.ids.shape[place], -1)
+        line = self.lines[place]
+        if line is not None:
+            rows = np.concatenate([rows, line[:, None]], axis=1)
+        if rows.shape[1] == 1:
+            _, first, inverse = np.unique(rows[:, 0], return_index=True, return_inverse=True)
+        else:
+            _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        return np.asarray(first[inverse.ravel()], dtype=np.int64)
+
     @property
     def ragged(self) -> int:
         """Position (among `axes`) of the ragged axis."""
@@ -93,12 +105,18 @@ class Placed:
 
 
 def place(
-    mine: Sequence[int], before: Sequence[int], after: Sequence[int], old: Sequence[int], new: Sequence[int]
+    mine: Sequence[int],
+    firsts: Sequence[NDArray[np.int64]],
+    before: Sequence[int],
+    after: Sequence[int],
+    old: Sequence[int],
+    new: Sequence[int],
 ) -> Placed:
     """Follow axes through one block of a Reshape.
 
     Args:
         mine: the component's axes within the block, ascending.
+        firsts: for each of them, per index the first index with the same channels.
         before: the old shape.
         after: the new shape.
         old: the block's old axes.
@@ -106,7 +124,7 @@ def place(
     """
     lengths = [before[axis] for axis in mine]
     spot = [before[axis] if axis in mine else 1 for axis in old]
-    flat = np.arange(math.prod(lengths)).reshape(spot)
+    flat = np.ravel_multi_index(np.ix_(*firsts), lengths).reshape(spot)
     spread = np.broadcast_to(flat, [before[axis] for axis in old]).reshape([after[axis] for axis in new])
     axes: list[int] = []
     for axis in new:

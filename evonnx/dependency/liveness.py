@@ -113,6 +113,7 @@ def _count_others(produced: ClassIds, consumed: ClassIds, coupling: Coupling) ->
     for source, _ in coupling.link_wires:
         read[source] = True
     lines = np.unique(coupling.given)
+    produced[np.unique(coupling.fed)] += 1
     produced[lines[~put_out[lines]]] += 1
     consumed[lines[~read[lines]]] += 1
 

@@ -77,6 +77,7 @@ class Scope:
         self.equal_counts: list[Equal] = []
         self.links: list[Link] = []
         self.given: list[IdArray] = []
+        self.fed: list[IdArray] = []
         self.counts: list[CountRewrite] = []
         self.parts: list[Parts] = []
         self.relabels: list[Relabel] = []

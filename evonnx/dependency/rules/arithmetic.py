@@ -219,7 +219,7 @@ class _Rows:
         axis = len(shape) + places[place]
         line = first.lines[place]
         ids = scope.rows_alike(first) if line is None else line
-        followed = scope.ids(value, axis)
+        followed = None if constant else scope.ids(value, axis)
         index = np.arange(ids.size).reshape([-1 if k == place else 1 for k in range(first.ids.ndim)])
         if followed is not None:
             scope.unite(ids, followed)

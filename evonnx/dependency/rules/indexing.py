@@ -6,6 +6,9 @@ Other axes pass through. Along the axis itself, index i of the result has the id
     Slice    start + step * i      start and end are rewritten (step 1); other steps make it a Gather
     Gather   indices[i]            indices are renumbered; a single number takes a channel and drops the axis
 
+Gather from a constant table (an embedding) puts out channels of its own: the table's last axis is cut with
+them.
+
 Of a grid (heads x dims): along the ragged axis every part must keep equally many in each line; along another
 axis (q, k and v of one projection) lines are picked and must stay.
 
@@ -20,7 +23,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from evonnx.dependency.coupling import Taken
+from evonnx.dependency.coupling import Constant, Taken
 from evonnx.dependency.grids import Component, Step, View
 from evonnx.dependency.ids import IdArray
 from evonnx.dependency.rules._base import normalized_axis
@@ -40,6 +43,8 @@ class IndexingRule:
         """See the module's algebra."""
         source = node.inputs[0]
         shape = scope.shape(source)
+        if node.op_type == "Gather" and self._embedding(node, scope):
+            return
         if (
             source is None
             or scope.constant(source) is not None
@@ -59,6 +64,21 @@ class IndexingRule:
             self._slice(node, scope, source, len(shape))
         else:
             self._gather(node, scope, source, len(shape))
+
+    def _embedding(self, node: ir.Node, scope: Scope) -> bool:
+        """Whether the node looks up rows of a constant matrix of numbers by indices found at run time."""
+        source, table, indices = node.inputs[0], scope.constant(node.inputs[0]), scope.shape(node.inputs[1])
+        if source is None or table is None or indices is None or scope.constant(node.inputs[1]) is not None:
+            return False
+        rows = normalized_axis(node.attributes.get_int("axis", 0), table.ndim) == 0
+        if not rows or table.ndim != 2 or table.dtype.kind != "f":
+            return False
+        scope.pin_value(node.inputs[1], node, "Gather uses them as indices")
+        ids = scope.fresh(table.shape[1])
+        scope.fed.append(ids)
+        scope.vector(node, 0, 1, ids, "embedding", node.outputs[0])
+        scope.carry(node.outputs[0], len(indices), ids, Constant(str(source.name), 1))
+        return True
 
     def _split(self, node: ir.Node, scope: Scope, source: ir.Value, rank: int) -> None:
         axis = normalized_axis(node.attributes.get_int("axis", 0), rank)

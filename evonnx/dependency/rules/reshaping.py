@@ -185,7 +185,8 @@ class _Reshaped:
             mine = sorted((k for k, axis in enumerate(component.axes) if axis in old), key=self._axis)
             if mine:
                 axes = [component.axes[k] for k in mine]
-                parts.append((mine, place(axes, self.was, self.now, old, new)))
+                firsts = [component.firsts(k) for k in mine]
+                parts.append((mine, place(axes, firsts, self.was, self.now, old, new)))
                 order += mine
         if any(not placed.axes for _, placed in parts):
             return f"{self.node.op_type} spreads channels in a way that is not followed"
