@@ -13,27 +13,29 @@ from evonnx.dependency.sizes import Number, Size
 def follow_entry(
     node: ir.Node, scope: Scope, slot: int, position: int, entry: object, ids: IdArray | None
 ) -> None:
-    """The entry at `position` of input `slot` is the length of an axis with these ids (None: not followed).
+    """The entry at `position` of input `slot` is the length of an axis that counts these ids (None: not
+    followed).
 
-    A number is rewritten; a length computed from a followed axis follows by itself, and both go together;
-    anything else pins.
+    A number is rewritten where it is written down; a length computed from a followed axis follows by itself,
+    and both go together; anything else pins.
     """
     if not isinstance(entry, Size):
         scope.need_number(entry, ids)
-        if ids is not None and scope.constant(node.inputs[slot]) is not None:
+        if ids is None:
+            return
+        if scope.constant(node.inputs[slot]) is not None:
             scope.claim(node, slot)
             scope.count(node, slot, position, ids)
-        elif ids is not None and not isinstance(entry, Number):
-            scope.pin(ids, node, f"{node.op_type} is told their number by a part of a computed shape")
+        elif not isinstance(entry, Number):
+            scope.pin(ids, node, f"{node.op_type} is told their number by arithmetic on constants")
         return
-    if isinstance(entry, Size) and ids is not None and entry.exact and len(entry.depends) == 1:
-        (key,) = entry.depends
-        if scope.same(ids, scope.counted(*key)):
+    other = counted_by(scope, entry)
+    if other is not None and ids is not None:
+        if other.ndim == ids.ndim == 1 and other.size == ids.size:
+            scope.bind(ids, other)  # the node needs the same number of both
             return
-    other = follows(scope, entry)
-    if ids is not None and other is not None and other.size == ids.size:
-        scope.bind(ids, other)  # the node needs the same number of both
-        return
+        if scope.same(ids, other):
+            return
     if entry.depends:
         scope.pin_sizes(
             np.asarray([entry], dtype=object), node, f"{node.op_type} uses their number otherwise"
@@ -42,8 +44,8 @@ def follow_entry(
         scope.pin(ids, node, f"{node.op_type} sets their number at run time")
 
 
-def follows(scope: Scope, entry: object) -> IdArray | None:
-    """Ids of the one followed axis whose length this entry is."""
+def counted_by(scope: Scope, entry: object) -> IdArray | None:
+    """What an entry counts, if it is the length of one followed axis: ids, shape (n,), or rows (..., n)."""
     if not isinstance(entry, Size) or not entry.exact or len(entry.depends) != 1:
         return None
-    return scope.axes.get(next(iter(entry.depends)))
+    return scope.counted(*next(iter(entry.depends)))

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from evonnx.dependency.coupling import Flow, Joined, Zeros
 from evonnx.dependency.ids import IdArray
 from evonnx.dependency.rules._base import normalized_axis
+from evonnx.dependency.rules._targets import follow_entry
 from evonnx.dependency.scope import Scope
 
 
@@ -82,11 +83,10 @@ class PaddingRule:
         position = axes.index(axis) + half * len(axes)
         if "pads" in node.attributes:
             scope.count(node, "pads", position, ids)
-        elif scope.constant(node.inputs[1]) is not None:
-            scope.claim(node, 1)
-            scope.count(node, 1, position, ids)
-        else:
-            scope.pin(ids, node, "Pad by numbers that are not constant")
+            return
+        entries = scope.sizes_at(node.inputs[1])
+        assert entries is not None
+        follow_entry(node, scope, 1, position, entries.ravel()[position], ids)
 
     def _pads(
         self, node: ir.Node, scope: Scope, rank: int

@@ -19,7 +19,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from evonnx.dependency.coupling import Flow
+from evonnx.dependency.coupling import Flow, Place
+from evonnx.dependency.grids import Component
 from evonnx.dependency.rules._base import normalized_axis
 from evonnx.dependency.scope import Scope
 from evonnx.network import Array
@@ -30,12 +31,13 @@ class QuantizationRule:
 
     operators = frozenset({"QuantizeLinear", "DequantizeLinear"})
     size_slots: frozenset[int] = frozenset()
+    follows_grids = True
 
     def visit(self, node: ir.Node, scope: Scope) -> None:
         """See the module's algebra."""
         source, value = node.inputs[0], node.outputs[0]
         shape = scope.shape(source)
-        if source is None or scope.constant(source) is not None or not scope.tracked(source):
+        if source is None or scope.constant(source) is not None or not scope.components(source):
             return
         if shape is None:
             scope.pin_inputs(node, f"{node.op_type} of unknown rank")
@@ -44,30 +46,35 @@ class QuantizationRule:
             scope.pin_inputs(node, f"{node.op_type} by blocks")
             return
         along = normalized_axis(node.attributes.get_int("axis", 1), len(shape))
-        for axis, ids in scope.tracked(source).items():
-            if axis == along:
-                self._parameters(node, scope, source, axis)
-            scope.carry(value, axis, ids, self._flow(node, scope, source, axis))
+        for component in scope.components(source):
+            if along in component.axes and self._varies(node, scope):
+                self._parameters(node, scope, source, component)
+            place = component.axes if len(component.axes) > 1 else component.axes[0]
+            scope.carry_grid(value, component, self._flow(node, scope, source, place))
 
-    def _parameters(self, node: ir.Node, scope: Scope, source: ir.Value, axis: int) -> None:
-        ids = scope.tracked(source)[axis]
+    def _varies(self, node: ir.Node, scope: Scope) -> bool:
+        """Whether parameters differ along an axis."""
+        shapes = [scope.shape(parameter) for parameter in node.inputs[1:3] if parameter is not None]
+        return any(shape not in ((), (1,)) for shape in shapes)
+
+    def _parameters(self, node: ir.Node, scope: Scope, source: ir.Value, component: Component) -> None:
+        if len(component.axes) > 1:
+            scope.pin(component.everything(), node, f"{node.op_type} of heads or groups by channel")
+            return
         for slot, parameter in enumerate(node.inputs[1:3], start=1):
             if parameter is None:
                 continue
-            shape = scope.shape(parameter)
-            if shape is not None and (not shape or shape == (1,)):
-                continue
             if scope.constant(parameter) is None:
-                scope.pin(ids, node, f"the parameters of {node.op_type} are not constants")
-            else:
-                scope.vector(node, slot, 0, ids, "quantizer", source)
+                scope.pin(component.ids, node, f"the parameters of {node.op_type} are not constants")
+            elif scope.shape(parameter) not in ((), (1,)):
+                scope.vector(node, slot, 0, component.ids, "quantizer", source)
 
-    def _flow(self, node: ir.Node, scope: Scope, source: ir.Value, axis: int) -> Flow | None:
+    def _flow(self, node: ir.Node, scope: Scope, source: ir.Value, place: Place) -> Flow | None:
         zero_point = self._zero_point(node, scope)
         if zero_point is None:
             return None
         if not np.any(zero_point):
-            return scope.activation(source, axis)
+            return scope.activation(source, place)
         before = source.producer()
         if node.op_type == "QuantizeLinear" or before is None or before.op_type != "QuantizeLinear":
             return None
@@ -75,7 +82,7 @@ class QuantizationRule:
         original = before.inputs[0]
         if same is None or original is None or not np.array_equal(same, zero_point):
             return None
-        return scope.activation(original, axis)
+        return scope.activation(original, place)
 
     def _zero_point(self, node: ir.Node, scope: Scope) -> Array | None:
         """0 where it is left out, None where it is computed."""

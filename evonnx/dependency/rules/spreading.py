@@ -17,7 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from evonnx.dependency.coupling import Flow, Taken, Zeros
-from evonnx.dependency.rules._targets import follow_entry, follows
+from evonnx.dependency.ids import IdArray
+from evonnx.dependency.rules._targets import counted_by, follow_entry
 from evonnx.dependency.scope import Scope
 from evonnx.dependency.sizes import Sizes
 
@@ -50,7 +51,7 @@ class SpreadingRule:
         given = node.attributes.get("value")
         zero = given is None or not np.any(given.as_tensor().numpy())
         for axis, entry in enumerate(entries):
-            ids = follows(scope, entry)
+            ids = _line(counted_by(scope, entry))
             if ids is not None:
                 scope.carry(node.outputs[0], axis, ids, Zeros(ids.size) if zero else None)
             follow_entry(node, scope, 0, axis, entry, ids)
@@ -61,35 +62,28 @@ class SpreadingRule:
         if source is None or before is None or after is None:
             scope.pin_inputs(node, "Expand of unknown rank")
             return
-        grids = scope.grids(source)
-        tracked = {} if scope.constant(source) is not None else scope.tracked(source)
         shift = len(after) - len(before)
-        for grid in grids:
-            if all(before[own] == after[own + shift] for own in grid.axes):
-                moved = grid.moved([own + shift for own in grid.axes])
-                scope.carry_grid(value, moved, scope.activation(source, grid.axes))
-            else:
-                scope.pin(grid.everything(), node, "Expand spreads heads or groups")
+        for component in [] if scope.constant(source) is not None else scope.components(source):
+            spread = [axis for axis in component.axes if before[axis] != after[axis + shift]]
+            if spread:
+                length = after[spread[0] + shift]
+                scope.pin(component.everything(), node, f"one channel is spread over {length} by Expand")
+                continue
+            place = component.axes if len(component.axes) > 1 else component.axes[0]
+            moved = component.moved([axis + shift for axis in component.axes])
+            scope.carry_grid(value, moved, scope.activation(source, place))
         for axis in range(len(after)):
-            position, own = axis - len(after) + len(entries), axis - len(after) + len(before)
-            entry = entries[position] if position >= 0 else 1
-            counted = next((grid.counted(grid.axes.index(own)) for grid in grids if own in grid.axes), None)
-            if counted is not None:
-                if not _is_one(entry):
-                    follow_entry(node, scope, 1, position, entry, counted)
+            position = axis - len(after) + len(entries)
+            if position < 0:
                 continue
-            ids = tracked.get(own)
-            if ids is not None and ids.size == after[axis]:
-                scope.carry(value, axis, ids, scope.activation(source, own))
-                if not _is_one(entry):
-                    follow_entry(node, scope, 1, position, entry, ids)
-                continue
-            if ids is not None:
-                scope.pin(ids, node, f"one channel is spread over {after[axis]} by Expand")
-            wanted = follows(scope, entry) if own < 0 or before[own] == 1 else None
-            if wanted is not None:
+            entry, own = entries[position], axis - shift
+            ids = scope.counted(str(value.name), axis)
+            wanted = _line(counted_by(scope, entry)) if own < 0 or before[own] == 1 else None
+            if ids is None and wanted is not None:
                 scope.carry(value, axis, wanted)
-            follow_entry(node, scope, 1, position, entry, wanted)
+                ids = wanted
+            if ids is None or not _is_one(entry):
+                follow_entry(node, scope, 1, position, entry, ids)
 
     def _tile(self, node: ir.Node, scope: Scope, entries: Sizes) -> None:
         source, value = node.inputs[0], node.outputs[0]
@@ -97,7 +91,10 @@ class SpreadingRule:
         if source is None or scope.constant(source) is not None:
             return
         for grid in scope.grids(source):
-            scope.pin(grid.everything(), node, "Tile of heads or groups")
+            if any(not _is_one(entries[axis]) for axis in grid.axes):
+                scope.pin(grid.everything(), node, "Tile repeats heads or groups")
+            else:
+                scope.carry_grid(value, grid, scope.activation(source, grid.axes))
         for axis, ids in scope.tracked(source).items():
             times = entries[axis] if axis < len(entries) else None
             if not isinstance(times, (int, np.integer)):
@@ -116,3 +113,8 @@ class SpreadingRule:
 
 def _is_one(entry: object) -> bool:
     return isinstance(entry, (int, np.integer)) and entry == 1
+
+
+def _line(ids: IdArray | None) -> IdArray | None:
+    """Ids of channels along one axis; None for rows."""
+    return ids if ids is not None and ids.ndim == 1 else None
