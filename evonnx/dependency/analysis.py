@@ -116,6 +116,7 @@ def _close_graph(scope: Scope) -> None:
         for made in node.outputs:
             if not made.uses():
                 scope.grids(made)
+    _hold_lines(scope)
     _settle_numbers(scope)
     for vector in {vector.name: vector for vector in scope.vectors}.values():
         value = _constant(network.model, vector.name)
@@ -124,6 +125,20 @@ def _close_graph(scope: Scope) -> None:
         if readers or value.is_graph_output():
             where = readers[0] if readers else vector.node_label
             scope.pin_value(value, where, f"{vector.name!r} is also read here, or is a graph output")
+
+
+def _hold_lines(scope: Scope) -> None:
+    """Lines of what was only relabelled stay while one of their members does: nothing else keeps them."""
+    views = [view for grids in scope.grids_of.values() for view in grids if view.view is not None]
+    known = {id(equal) for equal in scope.equal_counts}
+    for equal in {id(equal): equal for view in views for equal in view.pending}.values():
+        if id(equal) in known:
+            continue
+        for axis, line in enumerate(equal.lines):
+            if line is not None:
+                spot = [-1 if axis == other else 1 for other in range(equal.ids.ndim)]
+                lines = np.broadcast_to(line.reshape(spot), equal.ids.shape)
+                scope.read_by(lines, equal.ids, equal.node, "groups of channels that are only reordered")
 
 
 def _settle_numbers(scope: Scope) -> None:

@@ -55,6 +55,8 @@ class IndexingRule:
         if shape is None:
             scope.pin_inputs(node, f"{node.op_type} of unknown rank")
             return
+        if any(len(view.axes) == 1 for view in scope.views(source)):
+            scope.grids(source)  # a single head: one axis from here on
         for parameter in node.inputs[1:]:
             if parameter is not None and scope.constant(parameter) is None and scope.tracked(parameter):
                 scope.pin_value(parameter, node, f"{node.op_type} uses them as indices")
