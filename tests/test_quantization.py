@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 from graph_builder import Builder
 from graphs import GRAPHS
 from quantized import quantized
 
+from evonnx.compaction import Compacted, apply_plan, plan_compaction
 from evonnx.dependency import analyse
 from evonnx.masking import apply_masks
 from evonnx.masks import live_masks
 from evonnx.network import Network, network_of
-from evonnx.onnx_io import stored_parameters
+from evonnx.onnx_io import set_array, stored_parameters, to_bytes
+from evonnx.proof import prove
+from evonnx.proof.dequantizing import dequantized_copy, is_quantized
 from evonnx.resources import count
+from evonnx.sessions import make_session, run_session
 
 KINDS = {  # weights' type, one scale per channel
     "int8 per channel": (np.int8, True),
@@ -166,3 +172,86 @@ def test_a_weight_per_channel_can_be_cut_by_hand() -> None:
 def test_quantised_models_pass_the_checker() -> None:
     for kind in KINDS.values():
         onnx.checker.check_model(quantized(GRAPHS["residual_bn"](), *kind), full_check=True)
+
+
+# ------------------------------------------------------------------------------------------ removal and proof
+
+
+def _compacted(name: str, kind: str) -> tuple[Network, Compacted]:
+    """A third of the free channels of a quantised graph dead, and gone."""
+    found = _network(name, kind)
+    coupling = analyse(found)
+    dead = (np.random.default_rng(0).random(coupling.n_classes) < 0.35) & ~coupling.pinned()
+    masks = {}
+    for stored, weight in found.weights.items():
+        mask = weight.to_canonical(found.live(stored)).copy()
+        mask[dead[coupling.weights[stored].output]] = False
+        masks[stored] = np.ascontiguousarray(weight.from_canonical(mask))
+    masked = network_of(apply_masks(found, coupling, masks), name)
+    return masked, apply_plan(masked, plan_compaction(masked, analyse(masked)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["lenet", "residual_folded", "gemm_trans_b", "squeeze_excite"])
+def test_quantised_channels_are_removed_and_proven(name: str, kind: str) -> None:
+    masked, compacted = _compacted(name, kind)
+    assert stored_parameters(compacted.model) < stored_parameters(masked.model)
+    cut = {one.tensor for one in compacted.plan.cuts}
+    assert any(name.endswith("weight_scale") for name in cut) == KINDS[kind][1]
+    onnx.checker.check_model(onnx.load_from_string(to_bytes(compacted.model)), full_check=True)
+    proof = prove(masked.model, compacted, threads=1)
+    assert proof.passed, proof.reason
+    assert "copy without quantisation" in proof.notes[0]
+    assert "differ by 0.0e+00" in proof.notes[-1]
+
+
+@pytest.mark.parametrize("of", ["weight_scale", "weight_zero_point", "weight_quantized", "bias_quantized"])
+def test_faults_in_quantised_cuts_are_caught(of: str) -> None:
+    masked, compacted = _compacted("lenet", "uint8 per channel")
+    plan = compacted.plan
+    (cut,) = (cut for cut in plan.cuts if cut.tensor == f"gemm1.{of}")
+    if of == "weight_zero_point":  # these are alike for symmetric weights: make one differ
+        array = masked.array(cut.tensor).copy()
+        array[cut.kept[0]] += 3
+        set_array(masked.model, cut.tensor, array)
+        assert prove(masked.model, apply_plan(masked, plan), threads=1).passed
+    wrong = replace(cut, kept=np.roll(cut.kept, 1))
+    planted = replace(plan, cuts=tuple(wrong if one is cut else one for one in plan.cuts))
+    proof = prove(masked.model, apply_plan(masked, planted), threads=1)
+    assert not proof.passed
+    assert not proof.void
+
+
+def test_the_copy_without_quantisation_computes_about_the_same() -> None:
+    model = quantized(GRAPHS["residual_folded"](), np.uint8, True)
+    copy = dequantized_copy(model)
+    assert is_quantized(model)
+    assert not is_quantized(copy)
+    assert {node.op_type for node in copy.graph.node}.isdisjoint({"QuantizeLinear", "DequantizeLinear"})
+    names = [tensor.name for tensor in model.graph.initializer]
+    assert [tensor.name for tensor in copy.graph.initializer][: len(names)] == names
+    onnx.checker.check_model(copy, full_check=True)
+    shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    one, other = (
+        run_session(make_session(m.SerializeToString(), threads=1), {"x": x})["y"] for m in (model, copy)
+    )
+    assert 0 < np.abs(one - other).max() < 0.05 * np.abs(one).max()
+
+
+INTEGER_ARITHMETIC = """<ir_version: 8, opset_import: ["" : 13]>
+    g (float[1, 4] x) => (float[1, 4] y, uint8[1, 4] q) <float s = {0.5}, uint8 z = {7}> {
+    a = QuantizeLinear(x, s, z) b = Reshape(a, shape) c = DequantizeLinear(b, s, z)
+    q = QuantizeLinear(c, s, z) d = Add(a, a) e = Relu(c) f = QuantizeLinear(e, s, z)
+    g = DequantizeLinear(f, s, z) y = Add(g, c) }"""
+
+
+def test_integers_that_are_computed_with_stay() -> None:
+    text = INTEGER_ARITHMETIC.replace("uint8 z = {7}", "uint8 z = {7}, int64[2] shape = {1, 4}")
+    copy = dequantized_copy(onnx.parser.parse_model(text))
+    kinds = {node.output[0]: node.op_type for node in copy.graph.node}
+    assert {name for name, kind in kinds.items() if kind == "Clip"} == {"q", "f"}
+    assert kinds["g"] == "Identity"
+    assert kinds["a"] == "QuantizeLinear"
+    assert kinds["c"] == "DequantizeLinear"
+    assert copy.graph.output[1].type.tensor_type.elem_type == onnx.TensorProto.FLOAT

@@ -1,5 +1,6 @@
 """Removal must not change the function: masked and compact model compared in onnxruntime."""
 
-from evonnx.proof.proving import Proof, TensorProof, prove, require
+from evonnx.proof.judging import TensorProof
+from evonnx.proof.proving import Proof, prove, require
 
 __all__ = ["Proof", "TensorProof", "prove", "require"]

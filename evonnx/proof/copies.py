@@ -45,7 +45,16 @@ _ROLES: Mapping[str, tuple[str, ...]] = {
     "MatMul": ("weight", "weight"),
     "BatchNormalization": ("", "scale", "shift", "shift", "variance"),
     "InstanceNormalization": ("", "scale", "shift"),
+    "LayerNormalization": ("", "scale", "shift"),
+    "GroupNormalization": ("", "scale", "shift"),
+    "RMSNormalization": ("", "scale"),
 }
+_VECTOR_ROLES: Mapping[str, tuple[str, str]] = {
+    "Add": ("shift", "shift"),
+    "Sub": ("shift", "shift"),
+    "Mul": ("scale", "scale"),
+}
+"""Of constants that a plan cuts: they are per channel, and not the numbers of some formula."""
 
 
 @dataclass(frozen=True)
@@ -224,15 +233,29 @@ def removal_of(plan: Plan, name: str, path: Path, values: Array) -> Array:
             values = values.take(cut.kept, cut.axis)
     for grouped in plan.grouped_cuts:
         if grouped.tensor == name:
-            group = grouped.kept_outputs // (grouped.outputs // grouped.groups)
-            columns = np.stack(grouped.kept_inputs)[group]
-            values = values[grouped.kept_outputs[:, None], columns]
+            group_of = grouped.kept_outputs // (grouped.outputs // grouped.groups)
+            values = np.concatenate(
+                [
+                    values[grouped.kept_outputs[group_of == group]][:, grouped.kept_inputs[group]]
+                    for group in np.unique(group_of)
+                ]
+            )
     return values
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """What `redraw` did."""
+
+    unlike: tuple[str, ...]
+    """Constants that were left alone, for the compact model holds other values than the plan says."""
+    scaled_by: Mapping[str, Mapping[int, str]]
+    """By output of a layer, redrawn constants: 0, what scales it; 1, a mean that follows its input."""
 
 
 def redraw(
     masked: onnx.ModelProto, compact: onnx.ModelProto, plan: Plan, rng: np.random.Generator
-) -> list[str]:
+) -> Redrawn:
     """Turn a pair into a redrawn one, in place: see the top of the file.
 
     Weights become normal with variance 1 / (live inputs of an output), so that signals neither fade nor
@@ -243,13 +266,11 @@ def redraw(
         compact: likewise.
         plan: how the one became the other.
         rng: of the draws.
-
-    Returns:
-        Names of constants that were left alone, for the compact model holds other values than the plan says.
     """
     ours, theirs = Tensors(masked), Tensors(compact)
     unlike = []
-    for name, (role, outputs, path) in _roles(masked).items():
+    operands = list(_operands(masked, {cut.tensor for cut in plan.cuts}))
+    for name, (role, outputs, path) in {one.path.source: one.draw for one in reversed(operands)}.items():
         values = ours.get(name)
         if name in theirs and not np.array_equal(theirs.get(name), removal_of(plan, name, path, values)):
             unlike.append(name)
@@ -258,24 +279,56 @@ def redraw(
         ours.set(name, drawn)
         if name in theirs:
             theirs.set(name, removal_of(plan, name, path, drawn))
+    scaled_by: dict[str, dict[int, str]] = {}
+    for one in operands:
+        if one.follows is not None and one.path.source not in unlike:
+            scaled_by.setdefault(one.output, {})[one.follows] = one.path.source
     for model in (masked, compact):
         _linearise(model)
-    return unlike
+    return Redrawn(tuple(unlike), scaled_by)
 
 
-def _roles(model: onnx.ModelProto) -> dict[str, tuple[str, int, Path]]:
-    """Role, number of outputs and way of every floating-point constant that contractions and norms read."""
+def rescale(masked: onnx.ModelProto, compact: onnx.ModelProto, factors: Mapping[str, float]) -> None:
+    """Multiply constants in both models, in place."""
+    for tensors in (Tensors(masked), Tensors(compact)):
+        for name, factor in factors.items():
+            if name in tensors:
+                values = tensors.get(name)
+                tensors.set(name, np.multiply(values, factor).astype(values.dtype))
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """A floating-point constant that a layer reads."""
+
+    path: Path
+    draw: tuple[str, int, Path]
+    """Role, number of outputs it makes, way from the constant."""
+    output: str
+    follows: int | None
+    """0: the layer's output is proportional to it; 1: it belongs to the level of the layer's input."""
+
+
+def _operands(model: onnx.ModelProto, cut: set[str]) -> Iterator[_Operand]:
+    """Constants that contractions and norms read, and those that are `cut` and added or multiplied."""
     relayouts = _Relayouts(model)
-    roles: dict[str, tuple[str, int, Path]] = {}
     for node in model.graph.node:
-        for operand, (role, name) in enumerate(zip(_ROLES.get(node.op_type, ()), node.input, strict=False)):
+        vector = _VECTOR_ROLES.get(node.op_type, ())
+        for operand, (role, name) in enumerate(
+            zip(_ROLES.get(node.op_type, vector), node.input, strict=False)
+        ):
             path = relayouts.trace(name) if role and name else None
             if path is None or not relayouts.tensors.is_float(path.source):
                 continue
-            shape = path.apply(relayouts.tensors.get(path.source)).shape
-            outputs = _outputs(node, operand, shape) if role == "weight" else 1
-            roles.setdefault(path.source, (role, outputs, path))
-    return roles
+            if vector and path.source not in cut:
+                continue
+            outputs, follows = 1, None
+            if role == "weight":
+                shape = path.apply(relayouts.tensors.get(path.source)).shape
+                outputs, follows = _outputs(node, operand, shape), 0
+            elif node.op_type == "BatchNormalization":
+                follows = {1: 0, 3: 1}.get(operand)
+            yield _Operand(path, (role, outputs, path), node.output[0], follows)
 
 
 def _draw(role: str, values: Array, outputs: int, rng: np.random.Generator) -> Array:
@@ -319,7 +372,7 @@ def unreactive(model: onnx.ModelProto) -> set[str]:
     still = set(tensors)
     relayouts = _Relayouts(model)
     for node in model.graph.node:
-        inputs = [name for name in node.input if name]
+        inputs = [name for name in node.input if name and node.op_type not in ("Shape", "Size")]
         closed = all(name in still for name in inputs) and not any(
             attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
             for attribute in node.attribute
