@@ -40,6 +40,8 @@ class Kind:
     """The number of living classes is to be a multiple of this, so that weights put out aligned counts."""
     available: int
     """Classes of this kind that the parent has."""
+    tie: int = 0
+    """Kinds with the same number keep the same number per atom (queries and values in one tensor)."""
 
     @property
     def step(self) -> int:
@@ -191,11 +193,12 @@ def _family(
     by_kind: dict[tuple[tuple[int, int], ...], list[Atom]] = defaultdict(list)
     for atom in atoms:
         by_kind[tuple(sorted((grid, times) for (grid, _), times in Counter(atom).items()))].append(atom)
-    if not all(_even(alike, grids) for alike in by_kind.values()):
+    ties = _ties(list(by_kind.values()), grids)
+    if ties is None:
         return Family((), np.zeros(0, dtype=np.int64), tuple(grid.rows for grid in grids))
     lines, line_of = _lines(grids, pinned, by_kind.values())
     kinds = []
-    for alike in by_kind.values():
+    for alike, tie in zip(by_kind.values(), ties, strict=True):
         length = max(len(atoms[atom]) for atom in alike)
         members = np.array([atoms[atom] + [-1] * (length - len(atoms[atom])) for atom in alike])
         ids = members[members >= 0]
@@ -205,18 +208,38 @@ def _family(
                 np.array([line_of.get(atom, -1) for atom in alike]),
                 math.lcm(*(multiples[number] for number in np.unique(standing[ids]).tolist())),
                 int(np.count_nonzero(available[ids])),
+                tie,
             )
         )
     return Family(tuple(kinds), lines)
 
 
-def _even(alike: Sequence[Atom], grids: Sequence[Grid]) -> bool:
-    """Whether every row of every grid that these atoms lie in holds equally many of them."""
-    per_row = Counter(place for atom in alike for place in set(atom))
-    return all(
-        len({per_row[grid, row] for row in range(len(grids[grid].rows))}) == 1
-        for grid in {grid for grid, _ in per_row}
-    )
+def _ties(kinds: Sequence[Sequence[Atom]], grids: Sequence[Grid]) -> list[int] | None:
+    """Which kinds must keep the same number per atom, as a label per kind, so that rows come out equal.
+
+    Rows of a grid that hold equally many atoms of every kind need nothing more. Others (some rows hold
+    queries, some values) come out equal where kinds agree, if rows hold equally many atoms in all; None where
+    they don't.
+    """
+    labels = list(range(len(kinds)))
+    uneven = [grid for grid in range(len(grids)) if not all(_even(alike, grid, grids) for alike in kinds)]
+    for grid in uneven:
+        here = {label for alike, label in zip(kinds, labels, strict=True) if _touches(alike, grid)}
+        labels = [min(here) if label in here else label for label in labels]
+    for grid in uneven:
+        if not _even([atom for alike in kinds for atom in alike], grid, grids):
+            return None
+    return labels
+
+
+def _touches(atoms: Iterable[Atom], grid: int) -> bool:
+    return any(place[0] == grid for atom in atoms for place in atom)
+
+
+def _even(atoms: Iterable[Atom], grid: int, grids: Sequence[Grid]) -> bool:
+    """Whether every row of a grid holds equally many of these atoms, or none does."""
+    per_row = Counter(row for atom in atoms for here, row in atom if here == grid)
+    return len({per_row[row] for row in range(len(grids[grid].rows))}) == 1
 
 
 def _lines(

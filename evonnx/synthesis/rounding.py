@@ -210,31 +210,50 @@ class Fit:
     def _line_counts(self) -> range:
         return range(1, len(self.family.lines) + 1) if self.family.lines.size else range(1)
 
+    @cached_property
+    def _ties(self) -> list[list[int]]:
+        """Kinds that keep the same number per atom, by position."""
+        labels = [stack.kind.tie for stack in self.stacks]
+        return [
+            [place for place, one in enumerate(labels) if one == label] for label in dict.fromkeys(labels)
+        ]
+
     def _nearest(self, count: int, steps: tuple[int, ...]) -> tuple[float, float, _Numbers] | None:
         """(distance from the draw, value, numbers) for a number of lines; None where there is none."""
-        per_atom = []
-        distance = 0.0
-        for stack, step in zip(self.stacks, steps, strict=True):
-            atoms = self._atoms(stack, count)
-            target = stack.drawn / atoms
-            most = self._most(stack, count)
-            unit = step // math.gcd(step, atoms)
-            options = {int(target // unit) * unit, -int(-target // unit) * unit, most // unit * unit}
-            if most * atoms == stack.kind.available:
-                options.add(most)
-            least = max(self._least(stack), min(stack.drawn, 1))
-            options = {n for n in options if least <= n <= most}
+        per_atom = [0] * len(self.stacks)
+        distance = 0
+        for tie in self._ties:
+            stacks = [self.stacks[place] for place in tie]
+            atoms = sum(self._atoms(stack, count) for stack in stacks)
+            drawn = sum(stack.drawn for stack in stacks)
+            unit = math.lcm(*(self._unit(self.stacks[p], count, steps[p]) for p in tie))
+            most = min(self._most(stack, count) for stack in stacks)
+            below = int(drawn / atoms // unit) * unit
+            options = {below, below + unit, most // unit * unit, most}
+            options = {n for n in options if all(self._fits(self.stacks[p], count, steps[p], n) for p in tie)}
             if not options:
                 return None
-            best = min(options, key=lambda n: (abs(n - target), -n))
-            per_atom.append(best)
-            distance += abs(best * atoms - stack.drawn)
-        distance /= max(1, sum(stack.drawn for stack in self.stacks))
+            _, best = min((abs(n * atoms - drawn), -n) for n in options)
+            best = -best
+            distance += abs(best * atoms - drawn)
+            for place in tie:
+                per_atom[place] = best
         lines = self._best_lines(count, tuple(per_atom))
         if lines is None:
             return None
         numbers = _Numbers(tuple(per_atom), lines)
-        return distance, self._value(numbers), numbers
+        return distance / sum(stack.drawn for stack in self.stacks), self._value(numbers), numbers
+
+    def _unit(self, stack: _Stack, count: int, step: int) -> int:
+        """Members per atom go in multiples of this, so that the kind's total is a multiple of the step."""
+        return step // math.gcd(step, self._atoms(stack, count))
+
+    def _fits(self, stack: _Stack, count: int, step: int, number: int) -> bool:
+        """Whether a kind can have this number per atom."""
+        most = self._most(stack, count)
+        least = max(int(stack.forced.max(initial=0)), min(stack.drawn, 1))
+        whole = number * self._atoms(stack, count) == stack.kind.available
+        return least <= number <= most and (whole or number % self._unit(stack, count, step) == 0)
 
     def _atoms(self, stack: _Stack, count: int) -> int:
         """Atoms that survive with `count` lines."""
@@ -248,9 +267,6 @@ class Fit:
             return int(stack.usable.min())
         by_line = np.sort([int(stack.usable[atoms].min()) for atoms in stack.of_lines])[::-1]
         return int(by_line[count - 1])
-
-    def _least(self, stack: _Stack) -> int:
-        return int(stack.forced.max(initial=0))
 
     @cached_property
     def _forced_lines(self) -> Mask:
@@ -358,14 +374,13 @@ class Fit:
 
     def _lower(self, numbers: _Numbers) -> Iterator[_Numbers]:
         """The next smaller numbers: of members of one kind, or of lines."""
-        for place, (stack, step) in enumerate(zip(self.stacks, self.steps, strict=True)):
-            atoms = int(np.count_nonzero(stack.surviving(numbers.lines)))
-            unit = step // math.gcd(step, atoms)
-            fewer = (numbers.per_atom[place] - 1) // unit * unit
-            if fewer >= max(1, self._least(stack)):
-                per_atom = (*numbers.per_atom[:place], fewer, *numbers.per_atom[place + 1 :])
-                yield _Numbers(per_atom, numbers.lines)
         count = int(np.count_nonzero(numbers.lines))
+        for tie in self._ties:
+            unit = math.lcm(*(self._unit(self.stacks[p], count, self.steps[p]) for p in tie))
+            fewer = (numbers.per_atom[tie[0]] - 1) // unit * unit
+            if fewer >= max(1, *(int(self.stacks[p].forced.max(initial=0)) for p in tie)):
+                per_atom = tuple(fewer if p in tie else n for p, n in enumerate(numbers.per_atom))
+                yield _Numbers(per_atom, numbers.lines)
         for fewer in range(count - 1, max(0, int(np.count_nonzero(self._forced_lines)) - 1), -1):
             if all(
                 stack.kind.line[0] < 0 or number * self._atoms(stack, fewer) % step == 0
