@@ -278,4 +278,5 @@ class Compacted:
     plan: Plan = field(default_factory=Plan)
     kept: Mapping[tuple[str, Place], Indices] = field(default_factory=dict)
     """(activation name, axis or axes) -> indices of the masked model's activation that are left; axes not
-    named are whole. What a proof compares: `masked[name].take(kept[name, axis], axis)` with `compact[name]`."""
+    named are whole. What a proof compares: `masked[name].take(kept[name, axis], axis)` with
+    `compact[name]`; over several axes the same, with these axes as one."""

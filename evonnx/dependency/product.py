@@ -3,8 +3,8 @@
     y[labels] = sum over labels that y lacks of a[labels] * b[labels]
 
 A label that both operands have unites what lies along it. A channel that is contracted is read by its line
-(the head) where it has one, else by something that stays; it may go where either factor is zero. A line that is an
-axis of its own in one operand (attention weights) is read by the other's members of that line (values).
+(the head) where it has one, else by something that stays; it may go where either factor is zero. A line that
+is an axis of its own in one operand (attention weights) is read by the other's members of that line (values).
 
 - pins: a label with channels in one operand only, lines that are summed over, heads that meet other heads'.
 """

@@ -55,10 +55,11 @@ class _Pairs:
     macs: NDArray[np.float64]
     """NaN where they are not known."""
 
-    def amount(self, share: NDArray[np.generic]) -> Amount:
+    def amount(self, share: Flags | NDArray[np.float64]) -> Amount:
         """The sum over pairs, each times its share: flags, or numbers in [0, 1]."""
-        synapses, macs = (float((share * one).sum()) for one in (self.synapses, self.macs))
-        return Amount(round(synapses), None if np.isnan(self.macs).any() else round(macs))
+        weights = share.astype(np.float64)
+        macs = None if np.isnan(self.macs).any() else round(float(weights @ self.macs))
+        return Amount(round(float(weights @ self.synapses)), macs)
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def lasting(network: Network, coupling: Coupling) -> tuple[Flags, Flags]:
 
 
 def _readings(network: Network, coupling: Coupling) -> list[tuple[ClassIds, ClassIds]]:
-    """(what is read, what reads it) otherwise than by a weight, where it does not become zero when it goes."""
+    """(what is read, what reads it) otherwise than by a weight, where it is not zero once it is dead."""
     links = [link for link in coupling.links if link.target is not None]
     if not links:
         return []
@@ -244,17 +245,21 @@ def _pairs(network: Network, coupling: Coupling, masks: Mapping[str, Flags], kin
     tables = [np.zeros((5, 0))]
     for name, weight in network.weights.items():
         classes = coupling.weights[name]
-        one = weight.inputs_per_group == 1 and np.array_equal(
-            classes.output, _rows(weight, classes.input)[:, 0]
-        )
+        read = _rows(weight, classes.input)
+        one = weight.inputs_per_group == 1 and np.array_equal(classes.output, read[:, 0])
         table = _pairs_of(weight, kind_of[classes.output], kind_of[classes.input], masks[name])
         price = np.nan if weight.macs_per_tap is None else weight.macs_per_tap
         tables.append(np.stack([*table[:2], np.full(table.shape[1], one), table[2], price * table[3]]))
     table = np.concatenate(tables, axis=1)
     ends, inverse = np.unique(table[:3].astype(np.int64), axis=1, return_inverse=True)
-    inverse = np.asarray(inverse).reshape(-1)
-    synapses, macs = (np.bincount(inverse, weights=row, minlength=ends.shape[1]) for row in table[3:])
-    return _Pairs(ends[0], ends[1], ends[2].astype(np.bool_), synapses.astype(np.int64), macs)
+    position, size = np.asarray(inverse).reshape(-1), ends.shape[1]
+    return _Pairs(
+        output=ends[0],
+        input=ends[1],
+        one=ends[2].astype(np.bool_),
+        synapses=np.bincount(position, table[3], size).astype(np.int64),
+        macs=np.bincount(position, table[4], size).astype(np.float64),
+    )
 
 
 def _pairs_of(weight: Weight, output: ClassIds, inputs: ClassIds, mask: Flags) -> NDArray[np.float64]:
@@ -267,14 +272,13 @@ def _pairs_of(weight: Weight, output: ClassIds, inputs: ClassIds, mask: Flags) -
         counted = None if live is None else _summed(_summed(live, row_of).T, column_of[0]).T
     else:
         place = (row_of[:, None] * columns.size + _rows(weight, column_of)).ravel()
-        stored, counted = (
-            None if one is None else np.bincount(place, one, rows.size * columns.size).reshape(rows.size, -1)
-            for one in (np.ones(place.size), None if live is None else live.ravel())
-        )
+        shape = (rows.size, columns.size)
+        stored = np.bincount(place, minlength=rows.size * columns.size).reshape(shape)
+        counted = None if live is None else np.bincount(place, live.ravel(), stored.size).reshape(shape)
     some = np.nonzero(stored)
-    stored = stored * weight.taps
-    counted = stored if counted is None else counted
-    return np.stack([rows[some[0]], columns[some[1]], counted[some], stored[some]]).astype(np.float64)
+    every = stored[some] * weight.taps
+    table = (rows[some[0]], columns[some[1]], every if counted is None else counted[some], every)
+    return np.stack(table).astype(np.float64)
 
 
 def _rows(weight: Weight, inputs: ClassIds) -> ClassIds:

@@ -14,26 +14,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
+from evonnx.dependency.branches import Branches
 from evonnx.dependency.coupling import (
     Activation,
     Constant,
-    Correction,
-    CountRewrite,
     Flow,
     FlowStep,
     Frozen,
-    IndexRewrite,
     Link,
-    Merge,
-    Parts,
     Place,
     Read,
     Relabel,
-    Selection,
 )
 from evonnx.dependency.grids import Component, Equal, line_component
 from evonnx.dependency.ids import IdArray, UnionFind
-from evonnx.dependency.sizes import Number, Origin, Size, Sizes, sizes_of_constant, type_of_sizes
+from evonnx.dependency.rewrites import Rewrites
+from evonnx.dependency.sizes import Size, Sizes, sizes_of_constant, type_of_sizes
 from evonnx.errors import ModelError
 from evonnx.network import Array, Network, Weight, quantization_of
 from evonnx.onnx_io import constant_tensor, subgraphs
@@ -60,11 +56,12 @@ class WeightIds:
     """Shape (groups, I)."""
 
 
-class Scope:
+class Scope(Rewrites, Branches):
     """The state of one forward walk over a graph, and the vocabulary of the rules."""
 
     def __init__(self, network: Network) -> None:
-        self.network = network
+        Rewrites.__init__(self, network)
+        Branches.__init__(self, network)
         self.opset = network.model.opset_imports.get("", 1)
         self.wires = UnionFind()
         self.classes = UnionFind()
@@ -78,20 +75,11 @@ class Scope:
         self.links: list[Link] = []
         self.given: list[IdArray] = []
         self.fed: list[IdArray] = []
-        self.counts: list[CountRewrite] = []
-        self.parts: list[Parts] = []
         self.relabels: list[Relabel] = []
-        self.selections: list[Selection] = []
-        self.corrections: list[Correction] = []
         self.frozen: list[Frozen] = []
-        self.wanted_numbers: dict[Origin, list[IdArray | None]] = {}
-        self.indices: list[IndexRewrite] = []
-        self.merges: list[Merge] = []
         self.flows: list[FlowStep] = []
         self.reads: list[Read] = []
         self.sizes: dict[str, Sizes] = {}
-        self.claims: dict[str, set[tuple[ir.Node, int]]] = {}
-        self._origins: dict[str, tuple[str, bool]] = {}
         self._weight_at = {
             (use.node, use.input_index): (weight, position)
             for weight in network.weights.values()
@@ -180,14 +168,6 @@ class Scope:
             return self.sizes[value.name]
         array = self.constant(value)
         return None if array is None else sizes_of_constant(array)
-
-    def label(self, node: ir.Node) -> str:
-        """The node's name, or `OpType#position`."""
-        return self.network.label(node)
-
-    def private(self, value: ir.Value) -> bool:
-        """Whether one node input is all that sees the value."""
-        return len(value.uses()) == 1 and not value.is_graph_output()
 
     # ------------------------------------------------------------------------------------------------- saying
 
@@ -363,7 +343,7 @@ class Scope:
         self.vectors.append(Vector(value.name, axis, role, self.label(node), layer))
 
     def bias(self, node: ir.Node, slot: int, axis: int, ids: IdArray) -> Flow | None:
-        """The bias at input `slot`, a constant, has these channels; gives when it is zero, None if unknown."""
+        """The bias at input `slot`, a constant, has these channels; gives when it is zero (None: unknown)."""
         value = node.inputs[slot]
         assert value is not None
         if self.constant(value) is not None:
@@ -383,34 +363,6 @@ class Scope:
         for slot, value in enumerate(node.inputs[1:], start=1):
             if value is not None:
                 self.vector(node, slot, 0, ids, "quantizer", None)
-
-    def claim(self, node: ir.Node, slot: int) -> None:
-        """This rule knows how the constant at `slot` changes when channels go; readers without a claim pin
-        it."""
-        value = node.inputs[slot]
-        if value is not None and value.name is not None:
-            self.claims.setdefault(value.name, set()).add((node, slot))
-
-    def count(self, node: ir.Node, slot: int | str, position: int | None, ids: IdArray) -> None:
-        """A number stored at input `slot` (or attribute) counts these channels: (n,), or rows (..., n)."""
-        self.counts.append(CountRewrite(node, self.label(node), slot, position, ids))
-
-    def need_number(self, entry: object, ids: IdArray | None) -> None:
-        """An entry of a computed shape is needed as the number of these channels; None: as it is."""
-        if isinstance(entry, Number):
-            self.wanted_numbers.setdefault(entry.origin, []).append(ids)
-
-    def split_parts(self, node: ir.Node, parts: Sequence[IdArray]) -> None:
-        """A Split into equal parts that may become unequal ones."""
-        self.parts.append(Parts(node, self.label(node), tuple(parts)))
-
-    def select(self, node: ir.Node, slot: int, axis: int, ids: IdArray) -> None:
-        """The operand at `slot`, itself not followed, is read along `axis` channel by channel with these."""
-        self.selections.append(Selection(node, self.label(node), slot, axis, ids))
-
-    def correct_mean(self, node: ir.Node, ids: IdArray) -> None:
-        """The node's result is a mean over these channels."""
-        self.corrections.append(Correction(node, self.label(node), ids))
 
     def freeze(self, node: ir.Node, slot: int) -> bool:
         """Let the node go on computing with the numbers of channels as they are; False where they aren't
@@ -435,10 +387,6 @@ class Scope:
             self.frozen.append(Frozen(node, self.label(node), slot, array, np.concatenate(depends)))
         return True
 
-    def reindex(self, node: ir.Node, slot: int, ids: IdArray) -> None:
-        """The constant at input `slot` holds indices into an axis with these ids."""
-        self.indices.append(IndexRewrite(node, self.label(node), slot, ids))
-
     def read(self, weight: str, node: ir.Node, source: ir.Value | None, axis: int) -> None:
         """This node contracts `axis` of `source` with the weight."""
         self.reads.append(Read(weight, node, None if source is None else source.name, axis))
@@ -458,32 +406,6 @@ class Scope:
             return
         self.unite(known.output, output)
         self.unite(known.input, inputs)
-
-    # ---------------------------------------------------------------------------------------- residual
-    # branches
-
-    def begin_layer(self, value: ir.Value, weight: str) -> None:
-        """`value` is what this weight's node puts out."""
-        assert value.name is not None
-        self._origins[value.name] = (weight, True)
-
-    def continue_layer(self, source: ir.Value, value: ir.Value, *, zero_preserving: bool) -> None:
-        """`value` is a channel-wise function of `source` and constants alone."""
-        origin = self._origins.get(source.name or "")
-        if origin is not None and self.private(source) and value.name is not None:
-            self._origins[value.name] = (origin[0], origin[1] and zero_preserving)
-
-    def layer_of(self, value: ir.Value) -> str | None:
-        """The weight whose private output this is."""
-        origin = self._origins.get(value.name or "")
-        return origin[0] if origin is not None and self.private(value) else None
-
-    def merge(self, node: ir.Node, operand: int) -> None:
-        """Note that a residual branch ends at input `operand` of an addition, if it does."""
-        value = node.inputs[operand]
-        origin = self._origins.get((value.name if value is not None else None) or "")
-        if value is not None and origin is not None and origin[1] and self.private(value):
-            self.merges.append(Merge(node, self.label(node), operand, origin[0]))
 
     # ------------------------------------------------------------------------------------------------
     # shorthand

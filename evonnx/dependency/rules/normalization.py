@@ -5,8 +5,8 @@
 x axis 1 <-> y axis 1 <-> axis 0 of every parameter. InstanceNormalization takes mean and variance from x
 itself, channel by channel. The result is zero where shift = 0 and either scale = 0 or x = mean.
 
-InstanceNormalization of groups in rows (groups x members), and GroupNormalization, take mean and variance from
-a whole group: its channels go together, and num_groups with them.
+InstanceNormalization of groups in rows (groups x members), and GroupNormalization, take mean and variance
+from a whole group: its channels go together, and num_groups with them.
 
 - pins: parameters that are not constants, training mode, `spatial = 0`, followed axes other than 0 and 1.
 """

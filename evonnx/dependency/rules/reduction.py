@@ -6,8 +6,8 @@ mean is multiplied by kept / all then.
 An axis that is kept <-> its place in y, which moves down by the reduced axes before it unless keepdims is
 set.
 
-- pins: maxima, minima and products over channels, channels in rows (heads, groups) that are reduced, axes that
-  are not constant, logarithms (not finite at zero).
+- pins: maxima, minima and products over channels, channels in rows (heads, groups) that are reduced, axes
+  that are not constant, logarithms (not finite at zero).
 """
 
 from __future__ import annotations

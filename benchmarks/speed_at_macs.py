@@ -1,0 +1,237 @@
+"""Does half the work take half the time? ResNet-50 and MobileNetV2, full size, on this machine's CPU provider.
+
+Per architecture three files are timed side by side, as `evonnx bench` does: the original; a compact offspring
+at about half its multiply-accumulates (channel clusters, alignment as measured here); and a control, the same
+architecture with all widths scaled alike to the offspring's multiply-accumulates. Weights are random: only
+shapes matter for time.
+
+    python benchmarks/speed_at_macs.py --out docs/speed.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evonnx.alignment import measure_alignment
+from evonnx.clusters import find_clusters
+from evonnx.dependency import analyse
+from evonnx.encodings.presets import adaptive
+from evonnx.environment import Budget
+from evonnx.genome import encode
+from evonnx.masking import apply_masks
+from evonnx.network import load_network, network_of
+from evonnx.onnx_io import save_model
+from evonnx.resources import count
+from evonnx.sessions import default_threads
+from evonnx.speed import bench
+from evonnx.steps import compact
+from evonnx.synthesis import synthesize
+
+Width = Callable[[int], int]
+
+
+def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, inputs: int, middle: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            conv_bn(inputs, middle, 1),
+            nn.ReLU(),
+            conv_bn(middle, middle, 3, stride),
+            nn.ReLU(),
+            conv_bn(middle, outputs, 1),
+        )
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else conv_bn(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+def resnet50(width: Width) -> nn.Module:
+    """He et al., 2016, with the stride in the 3x3 convolution."""
+    layers: list[nn.Module] = [conv_bn(3, width(64), 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    inputs = width(64)
+    for middle, blocks, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for block in range(blocks):
+            outputs = width(4 * middle)
+            layers.append(Bottleneck(inputs, width(middle), outputs, stride if block == 0 else 1))
+            inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 1000))
+
+
+class InvertedResidual(nn.Module):
+    def __init__(self, inputs: int, middle: int, outputs: int, stride: int, residual: bool) -> None:
+        super().__init__()
+        expand = [] if middle == inputs else [conv_bn(inputs, middle, 1), nn.ReLU6()]
+        self.body = nn.Sequential(
+            *expand,
+            conv_bn(middle, middle, 3, stride, groups=middle),
+            nn.ReLU6(),
+            conv_bn(middle, outputs, 1),
+        )
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x) if self.residual else self.body(x)
+
+
+def mobilenet_v2(width: Width) -> nn.Module:
+    """Sandler et al., 2018."""
+    layers: list[nn.Module] = [conv_bn(3, width(32), 3, 2), nn.ReLU6()]
+    inputs, before = width(32), 32
+    table = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
+    for factor, channels, blocks, first in table:
+        for block in range(blocks):
+            outputs, stride = width(channels), first if block == 0 else 1
+            middle = inputs if factor == 1 else width(before * factor)
+            layers.append(InvertedResidual(inputs, middle, outputs, stride, stride == 1 and block > 0))
+            inputs, before = outputs, channels
+    layers += [conv_bn(inputs, width(1280), 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(width(1280), 1000))
+
+
+ARCHITECTURES: dict[str, Callable[[Width], nn.Module]] = {"ResNet-50": resnet50, "MobileNetV2": mobilenet_v2}
+
+
+def export(model: nn.Module, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = torch.zeros(1, 3, 224, 224)
+        torch.onnx.export(
+            model.eval(), (image,), str(path), dynamo=False, opset_version=17, input_names=["image"]
+        )
+
+
+def macs_of(path: Path) -> int:
+    return count(load_network(path)).macs or 0
+
+
+@dataclass(frozen=True)
+class Offspring:
+    """How a compact model came about."""
+
+    macs: int
+    align: int
+    requested: str
+
+
+def evolve(
+    ancestor: Path, target: Path, share: float, align: int | None, threads: int, seed: int
+) -> Offspring:
+    """One offspring at a share of the multiply-accumulates, compact and proven."""
+    network = load_network(ancestor)
+    coupling = analyse(network)
+    genes = replace(adaptive, granularity="channel", levels="clusters")
+    genome = encode(network, find_clusters(network, coupling, "channel"), genes)
+    if align is None:
+        measured = measure_alignment(network, coupling, genes, threads, seconds=20, genome=genome)
+        align = int(measured["align"])
+        requested = "measured: " + ", ".join(
+            f"{k} -> {v:.2f}" for k, v in measured.get("speedup", {}).items()
+        )
+    else:
+        requested = "given"
+    sample = synthesize(
+        network, coupling, genome, Budget(share, "macs"), np.random.default_rng(seed), align=align
+    )
+    masked = network_of(apply_masks(network, coupling, sample.masks), network.source)
+    save_model(compact(masked, threads=threads).compacted.model, target)
+    return Offspring(macs_of(target), align, requested)
+
+
+def control(name: str, macs: int, path: Path, step: int) -> int:
+    """The same architecture with uniformly scaled widths, at about these multiply-accumulates."""
+    low, high = 0.3, 1.0
+    for _ in range(12):
+        factor = (low + high) / 2
+
+        def width(channels: int, factor: float = factor) -> int:
+            return max(step, round(channels * factor / step) * step)
+
+        export(ARCHITECTURES[name](width), path)
+        found = macs_of(path)
+        if abs(found - macs) <= 0.01 * macs:
+            break
+        low, high = (factor, high) if found < macs else (low, factor)
+    return found
+
+
+def rows_of(name: str, folder: Path, arguments: argparse.Namespace) -> list[str]:
+    original, small, uniform = (folder / f"{name}-{kind}.onnx" for kind in ("original", "compact", "uniform"))
+    torch.manual_seed(arguments.seed)
+    export(ARCHITECTURES[name](lambda channels: channels), original)
+    offspring = evolve(original, small, arguments.share, arguments.align, arguments.threads, arguments.seed)
+    found = control(name, offspring.macs, uniform, 8)
+    timed = bench(
+        [original, small, uniform], provider="cpu", rounds=arguments.rounds, threads=arguments.threads
+    )
+    whole = macs_of(original)
+    labels = {
+        original: (f"{name}", whole),
+        small: (f"{name}, compact, channels in multiples of {offspring.align}", offspring.macs),
+        uniform: (f"{name}, uniform widths", found),
+    }
+    rows = []
+    for path, latency in zip((original, small, uniform), timed.latencies, strict=True):
+        label, macs = labels[path]
+        fewer = whole / macs
+        rows.append(
+            f"| {label} | {macs / 1e6:,.0f} | {fewer:.2f}x | {latency.median_ms:.2f} "
+            f"({latency.p10_ms:.2f} to {latency.p90_ms:.2f}) | {latency.ratio:.2f}x | {latency.ratio / fewer:.2f} |"
+        )
+    print(*rows, f"alignment {offspring.requested}", sep="\n", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--share", type=float, default=0.48, help="of the multiply-accumulates that is kept")
+    parser.add_argument("--align", type=int, help="channel multiple; default: measured")
+    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=sorted(ARCHITECTURES))
+    parser.add_argument("--out", type=Path, help="write the table, in Markdown")
+    arguments = parser.parse_args()
+    rows: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ARCHITECTURES:
+            if arguments.only in (None, name):
+                rows += rows_of(name, Path(folder), arguments)
+    table = [
+        "| model | MMACs | fewer | ms (10th to 90th percentile) | faster | of the ratio |",
+        "|---|---:|---:|---:|---:|---:|",
+        *rows,
+    ]
+    if arguments.out is not None:
+        text = arguments.out.read_text()
+        start, end = text.index("| model |"), text.rindex("|\n") + 2
+        arguments.out.write_text(text[:start] + "\n".join(table) + "\n" + text[end:])
+
+
+if __name__ == "__main__":
+    main()
