@@ -135,6 +135,43 @@ def test_weights_that_cannot_be_pruned_are_listed_with_the_reason(name):
     assert not reasons.keys() & found.weights.keys()
 
 
+EINSUMS = {
+    # equation: (weight's shape, activation's shape) and (O, I) or the reason
+    "bsd,dk->bsk": ((4, 6), (2, 3, 4), (6, 4)),
+    "bsd,kd->bsk": ((6, 4), (2, 3, 4), (6, 4)),
+    "...i,oi->...o": ((6, 4), (2, 3, 4), (6, 4)),
+    "bchw, oc -> bohw": ((6, 4), (2, 4, 3, 3), (6, 4)),
+    "bsd,dhk->bshk": ((4, 2, 3), (2, 3, 4), "not a product with a matrix"),
+    "bsd,sk->bdk": ((3, 6), (2, 3, 4), (6, 3)),
+    "bsd,dk->bs": ((4, 6), (2, 3, 4), "not a product with a matrix"),
+    "bsd,sd->bsd": ((3, 4), (2, 3, 4), "not a product with a matrix"),
+}
+
+
+@pytest.mark.parametrize("equation", EINSUMS)
+@pytest.mark.parametrize("slot", [1, 0])
+def test_an_einsum_with_a_matrix_is_a_layer(equation, slot):
+    shape, source, want = EINSUMS[equation]
+    b = Builder(list(source))
+    weight = b.constant(b.values(*shape), "w")
+    terms, result = equation.split("->")
+    if slot == 0:
+        equation = ",".join(reversed(terms.split(","))) + "->" + result
+    y = b.node("Einsum", *(["x", weight] if slot else [weight, "x"]), equation=equation)
+    rank = len(result.strip().replace("...", "bs"))
+    b.output(y, [None] * rank)
+    found = network_of(ir.from_proto(b.model()), "einsum")
+    if isinstance(want, str):
+        assert [want in item.reason for item in found.unprunable] == [True]
+        return
+    layer = found.weights["w"]
+    assert (layer.outputs, layer.inputs_per_group, layer.taps) == (*want, 1)
+    made = found.shapes[y]
+    assert layer.macs_per_tap == np.prod(made) / layer.outputs
+    o, i = (layer.output_axis, layer.input_axis)
+    np.testing.assert_array_equal(found.canonical("w")[:, :, 0], np.transpose(found.array("w"), (o, i)))
+
+
 def _two_readers(second: Callable[[Builder, str, str], str]) -> Network:
     b = Builder([1, 4, 5, 5])
     weight = b.constant(b.values(4, 4, 1, 1), "w")

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from evonnx.onnx_io import constant_tensor
 
-WEIGHT_PORTS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1, 0), "MatMul": (1, 0)}
+WEIGHT_PORTS = {"Conv": (1,), "ConvTranspose": (1,), "Gemm": (1, 0), "MatMul": (1, 0), "Einsum": (1, 0)}
 """Inputs that may hold a prunable weight, by operator, the usual one first."""
 RELAYOUTS = frozenset(("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"))
 
@@ -28,6 +28,44 @@ class Relayout:
     """The target shape of a reshape (no -1, no 0), or the permutation of a transpose."""
     source_shape: tuple[int, ...]
     """Shape before this step."""
+
+
+@dataclass(frozen=True)
+class EinsumTerms:
+    """The terms of an Einsum of two operands, one label per axis; "..." is one label."""
+
+    operands: tuple[tuple[str, ...], tuple[str, ...]]
+    result: tuple[str, ...]
+
+    def matrix_axes(self, slot: int) -> tuple[int, int] | None:
+        """(output axis, input axis) of the operand at `slot`; None where it is not a plain matrix.
+
+        A plain matrix has two axes: one that the other operand has and the result has not, and one the
+        other way round.
+        """
+        own, other = self.operands[slot], self.operands[1 - slot]
+        if len(set(own)) != 2 or len(own) != 2 or "..." in own or len(set(other)) != len(other):
+            return None
+        outputs = [axis for axis, label in enumerate(own) if label in self.result and label not in other]
+        inputs = [axis for axis, label in enumerate(own) if label in other and label not in self.result]
+        kept = [label for label in other if label not in own]
+        whole = sorted(self.result) == sorted([*kept, *(own[axis] for axis in outputs)])
+        return (outputs[0], inputs[0]) if len(outputs) == len(inputs) == 1 and whole else None
+
+
+def einsum_terms(node: ir.Node) -> EinsumTerms | None:
+    """The equation of an Einsum of two operands; None for other numbers of operands or without a result."""
+    equation = node.attributes["equation"].as_string().replace(" ", "")
+    terms, arrow, result = equation.partition("->")
+    operands = [_labels(term) for term in terms.split(",")]
+    if len(operands) != 2 or not arrow:
+        return None
+    return EinsumTerms((operands[0], operands[1]), _labels(result))
+
+
+def _labels(term: str) -> tuple[str, ...]:
+    before, dots, after = term.partition("...")
+    return (*before, *([dots] if dots else []), *after)
 
 
 @dataclass(frozen=True)

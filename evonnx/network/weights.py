@@ -23,7 +23,15 @@ from numpy.typing import NDArray
 
 from evonnx.errors import ModelError
 from evonnx.network.inference import Dim
-from evonnx.network.operands import RELAYOUTS, WEIGHT_PORTS, Relayout, Source, static_shape, trace
+from evonnx.network.operands import (
+    RELAYOUTS,
+    WEIGHT_PORTS,
+    Relayout,
+    Source,
+    einsum_terms,
+    static_shape,
+    trace,
+)
 from evonnx.network.quantization import Quantization, quantization_of
 from evonnx.onnx_io import constant_tensor, model_label, node_labels, subgraphs
 
@@ -139,7 +147,6 @@ _OTHER_PORTS = {
     **dict.fromkeys(("ConvInteger", "MatMulInteger"), ((1,), "integer weights are not synapses")),
     **dict.fromkeys(("QLinearConv", "QLinearMatMul"), ((3,), "integer weights are not synapses")),
     "Gather": ((0,), "an embedding table has no producing and consuming channels"),
-    "Einsum": ((0, 1), "Einsum operands are not clusters yet"),
     "DeformConv": ((1,), "deformable convolutions are not clusters yet"),
 }
 _FLOATS = frozenset((ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE))
@@ -234,7 +241,11 @@ def _refusal(found: Source, node: ir.Node, index: int) -> str:
     rank = len(found.relayouts[-1].argument) if found.relayouts else len(tensor.shape)
     if rank < 2:
         return "a vector operand has no output channels"
-    other = node.inputs[1 - index] if node.op_type in ("Gemm", "MatMul") else None
+    if node.op_type == "Einsum":
+        terms = einsum_terms(node)
+        if terms is None or terms.matrix_axes(index) is None:
+            return "this Einsum is not a product with a matrix"
+    other = node.inputs[1 - index] if node.op_type in ("Gemm", "MatMul", "Einsum") else None
     return "both operands are constant" if other is not None and trace(other) is not None else ""
 
 
@@ -307,7 +318,7 @@ def _view(
     outputs, inputs = operand[output_axis], operand[input_axis]
     if use.op_type == "ConvTranspose":
         outputs, inputs = outputs * groups, inputs // groups
-    if outputs % groups or (use.op_type in ("Gemm",) and len(operand) != 2):
+    if outputs % groups or (use.op_type in ("Gemm", "Einsum") and len(operand) != 2):
         return None
     taps = math.prod(operand) // (operand[output_axis] * operand[input_axis])
     return Weight(
@@ -334,6 +345,11 @@ def _axes(use: WeightUse, rank: int) -> tuple[int, int]:
         return 0, 1
     if use.op_type == "ConvTranspose":
         return 1, 0
+    if use.op_type == "Einsum":
+        terms = einsum_terms(use.node)
+        axes = None if terms is None else terms.matrix_axes(use.input_index)
+        assert axes is not None
+        return axes
     rows_are_outputs = use.input_index == 0
     if use.op_type == "Gemm":
         flag = "transA" if use.input_index == 0 else "transB"

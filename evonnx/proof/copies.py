@@ -25,7 +25,15 @@ Kept = Mapping[tuple[str, int], Indices] | Mapping[tuple[str, Axes], Indices]
 """(activation, axis) -> indices that are left; (activation, axes) -> an array of flat positions over these
 axes, whose own axes take their place."""
 
-_SHOWN = ("Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization")
+_SHOWN = (
+    "Conv",
+    "ConvTranspose",
+    "Gemm",
+    "MatMul",
+    "Einsum",
+    "BatchNormalization",
+    "InstanceNormalization",
+)
 _RELAYOUTS = ("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten")
 _ZERO_TO_ZERO = (
     "Relu",
@@ -43,6 +51,7 @@ _ROLES: Mapping[str, tuple[str, ...]] = {
     "ConvTranspose": ("", "weight", "shift"),
     "Gemm": ("weight", "weight", "shift"),
     "MatMul": ("weight", "weight"),
+    "Einsum": ("weight", "weight"),
     "BatchNormalization": ("", "scale", "shift", "shift", "variance"),
     "InstanceNormalization": ("", "scale", "shift"),
     "LayerNormalization": ("", "scale", "shift"),
@@ -212,6 +221,10 @@ def _outputs(node: onnx.NodeProto, operand: int, shape: tuple[int, ...]) -> int:
         return shape[1] * attributes.get("group", 1)
     if node.op_type == "Gemm":
         return shape[0 if bool(attributes.get("transB" if operand else "transA", 0)) == bool(operand) else 1]
+    if node.op_type == "Einsum":
+        terms, _, result = onnx.helper.get_node_attr_value(node, "equation").decode().partition("->")
+        own = terms.replace(" ", "").split(",")[operand]
+        return int(np.prod([size for label, size in zip(own, shape, strict=False) if label in result]))
     if node.op_type == "MatMul":
         return shape[-1] if operand or len(shape) == 1 else shape[-2]
     return shape[0]
