@@ -52,7 +52,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     for function in model.functions.values():
         ir.external_data.set_base_dir(function.graph, file.absolute().parent)
     _mark_value_info(model, proto)
-    if proto.ByteSize() > _OWN_FROM_BYTES:
+    if file.stat().st_size > _OWN_FROM_BYTES:  # the message itself would be serialised to tell
         _replace_tensors(model, (ir.serde.TensorProtoTensor,))
     return model
 
