@@ -49,9 +49,11 @@ def compact(
       evonnx compact masked.onnx -o compact.onnx
       evonnx compact masked.onnx -o compact.onnx --align 8 --json
     """
+    from dataclasses import asdict
     from pathlib import Path
 
     from evonnx.alignment import padding_cost
+    from evonnx.compaction import price_padding
     from evonnx.dependency import analyse
     from evonnx.network import load_network
     from evonnx.report.table import Table, show
@@ -67,7 +69,9 @@ def compact(
     write_checked(removal.compacted.model, output, masked)
     compacted = load_network(output, network.input_shapes)
     before, after = count(network), count(compacted)
-    padding = padding_cost(network, analyse(network), compacted, align) if align > 1 else None
+    coupling = analyse(network)
+    padding = padding_cost(network, coupling, compacted, align) if align > 1 else None
+    prices = price_padding(network, coupling, removal.plan)
     sizes: dict[str, tuple[Any, Any]] = {
         "parameters": (before.parameters, after.parameters),
         "macs": (before.macs, after.macs),
@@ -81,6 +85,7 @@ def compact(
                 "output": output,
                 "plan": removal.plan.describe().splitlines(),
                 "padding": padding.to_json() if padding else None,
+                "dead_channels_kept": [asdict(price) for price in prices],
                 "proof": removal.proof.to_json(),
                 **{name: {"masked": old, "compact": new} for name, (old, new) in sizes.items()},
             }
@@ -93,6 +98,13 @@ def compact(
     for line in removal.plan.describe().splitlines():
         print(plain(line))
     show(Table(f"{masked} -> {output}", ("", "masked", "compact", "smaller"), rows), console())
+    if prices:
+        priced = tuple(
+            (one.reason, whole(one.channels), whole(one.parameters), whole(one.macs)) for one in prices
+        )
+        note = "What lies between channels that stay for different reasons is counted under each."
+        columns = ("because", "channels", "parameters", "MACs")
+        show(Table("Dead channels that stay", columns, priced, note), console())
     if padding is not None:
         print(plain(f"{padding}."))
     print(plain(f"Proven equal: {removal.proof}"))

@@ -4,14 +4,17 @@ from evonnx.compaction.apply import apply_plan
 from evonnx.compaction.lineage import compose_lineage, read_lineage, write_lineage
 from evonnx.compaction.plan import Compacted, Lineage, Plan
 from evonnx.compaction.planner import plan_compaction
+from evonnx.compaction.pricing import PaddingPrice, price_padding
 
 __all__ = [
     "Compacted",
     "Lineage",
+    "PaddingPrice",
     "Plan",
     "apply_plan",
     "compose_lineage",
     "plan_compaction",
+    "price_padding",
     "read_lineage",
     "write_lineage",
 ]
