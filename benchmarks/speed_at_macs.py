@@ -1,4 +1,4 @@
-"""Does half the work take half the time? ResNet-50 and MobileNetV2, full size, on this machine's CPU provider.
+"""Does half the work take half the time? ResNet-50 and MobileNetV2, full size, on this CPU.
 
 Per architecture three files are timed side by side, as `evonnx bench` does: the original; a compact offspring
 at about half its multiply-accumulates (channel clusters, alignment as measured here); and a control, the same
@@ -199,7 +199,8 @@ def rows_of(name: str, folder: Path, arguments: argparse.Namespace) -> list[str]
         fewer = whole / macs
         rows.append(
             f"| {label} | {macs / 1e6:,.0f} | {fewer:.2f}x | {latency.median_ms:.2f} "
-            f"({latency.p10_ms:.2f} to {latency.p90_ms:.2f}) | {latency.ratio:.2f}x | {latency.ratio / fewer:.2f} |"
+            f"({latency.p10_ms:.2f} to {latency.p90_ms:.2f}) "
+            f"| {latency.ratio:.2f}x | {latency.ratio / fewer:.2f} |"
         )
     print(*rows, f"alignment {offspring.requested}", sep="\n", flush=True)
     return rows

@@ -1,0 +1,75 @@
+"""How much of a model goes when a share of its synapses is kept, channel by channel: a row per ONNX file.
+
+    python benchmarks/removal.py --keep 0.25 resnet50.onnx vit.onnx ...
+
+Each file is sampled once (channel clusters, no alignment), made compact, and proven equal to its masked form.
+"parameters" and "MACs" are the original's over the compact model's. Files of random weights will do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from evonnx.clusters import find_clusters
+from evonnx.compaction import apply_plan, plan_compaction
+from evonnx.dependency import analyse
+from evonnx.encodings.presets import adaptive
+from evonnx.environment import Budget
+from evonnx.errors import EvonnxError
+from evonnx.genome import encode
+from evonnx.masking import apply_masks
+from evonnx.network import load_network, network_of
+from evonnx.proof import prove
+from evonnx.resources import count, ratios
+from evonnx.synthesis import synthesize
+
+
+def row(path: Path, keep: float, seed: int, threads: int) -> str:
+    network = load_network(path)
+    coupling = analyse(network)
+    genes = replace(adaptive, granularity="channel", levels="clusters")
+    genome = encode(network, find_clusters(network, coupling, "channel"), genes)
+    sample = synthesize(
+        network, coupling, genome, Budget(keep), np.random.default_rng(seed), best_effort=True, align=1
+    )
+    masked = network_of(apply_masks(network, coupling, sample.masks), str(path), network.input_shapes)
+    start = time.process_time()
+    plan = plan_compaction(masked, analyse(masked))
+    compacted = apply_plan(masked, plan)
+    seconds = time.process_time() - start
+    made = network_of(compacted.model, str(path), network.input_shapes)
+    found = ratios(count(network), count(made))
+    proof = prove(masked.model, compacted, input_shapes=masked.input_shapes or None, threads=threads)
+    verdict = "proven" if proof.passed else f"{'void' if proof.void else 'DIFFERS'}: {proof.reason[:80]}"
+    macs = "-" if found.macs is None else f"{found.macs:.2f}x"
+    return (
+        f"| {path.stem} | {count(network).parameters / 1e6:.1f} | {sample.achieved_share:.3f} "
+        f"| {found.parameters or 0:.2f}x | {macs} | {seconds:.2f} | {verdict} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("--keep", type=float, default=0.25)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    print("| model | M parameters | synapses kept | parameters | MACs | analysis to apply, CPU s | proof |")
+    print("|---|---:|---:|---:|---:|---:|---|")
+    for path in arguments.files:
+        try:
+            print(row(path, arguments.keep, arguments.seed, arguments.threads), flush=True)
+        except EvonnxError as error:
+            print(f"| {path.stem} | refused: {error} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
