@@ -109,7 +109,11 @@ def drop(case: Case, one: int) -> Fault | None:
     masks = _masks_without(case.masked, case.coupling, dead)
     other = network_of(apply_masks(case.masked, case.coupling, masks), case.masked.source)
     plan = plan_compaction(other, analyse(other))
-    if plan.describe() == case.plan.describe():
+    gone = [
+        case.coupling.weights[cut.tensor].output[np.union1d(cut.unread, cut.silent)] for cut in plan.removals
+    ]
+    # Equal counts may keep it as padding in the place of another.
+    if not gone or one not in np.concatenate(gone) or plan.describe() == case.plan.describe():
         return None
     label = f"{case.label}: class {one} dropped"
     return Fault(label, case.masked.model, apply_plan(case.masked, plan))

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from family_graphs import FAMILY_GRAPHS
 from graph_builder import Builder
+from head_graphs import HEAD_GRAPHS
 from onnx import helper, numpy_helper
 
 GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {}
@@ -563,3 +564,4 @@ def lstm() -> onnx.ModelProto:
 
 
 GRAPHS.update(FAMILY_GRAPHS)
+GRAPHS.update(HEAD_GRAPHS)

@@ -75,5 +75,5 @@ def family_models(draw: st.DrawFn, *, integers: bool = False, max_steps: int = 4
     else:
         _image_head(t)
     model = builder.model()
-    model.doc_string = " ".join(t.steps)
+    model.doc_string = " ".join(["integers" if integers else "floats", *t.steps])
     return model

@@ -1,4 +1,4 @@
-"""Steps of random graphs on tokens (N, T, D): matrices, attention of many kinds, and the ways there and back."""
+"""Steps of random graphs on tokens (N, T, D): matrices, attention of many kinds, the ways there and back."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def class_token(t: Tip) -> None:
     token = b.constant(b.values(1, 1, n))
     if t.batch_is_open or t.flip():
         size = b.node("Gather", b.node("Shape", t.tensor), b.ints(0), axis=0)
-        rest = (b.ints(-1), b.ints(-1)) if False else (b.ints(1), b.ints(n if t.flip() else 1))
+        rest = (b.ints(1), b.ints(n if t.flip() else 1))
         token = b.node("Expand", token, b.node("Concat", size, *rest, axis=0))
     elif t.batch > 1:
         token = b.node("Expand", token, b.ints(t.batch, 1, n))
@@ -243,10 +243,8 @@ class _Attention:
         if t.pick(0, 0, 1):
             shape = t.pick((self.heads, t.tokens, t.tokens), (self.heads, 1, 1), (t.tokens, t.tokens))
             scores = t.node("Add", scores, b.constant(b.values(*shape)))
-        if t.flip():
-            weights = t.settle(t.node("Softmax", scores, axis=-1))
-        else:
-            weights = clamp(t, scores, 3)
+        soft = t.flip()
+        weights = t.settle(t.node("Softmax", scores, axis=-1)) if soft else clamp(t, scores, 3)
         if t.pick(0, 0, 1):
             return t.node("Einsum", weights, v, equation="bhij,bhjd->bhid", terms=40)
         return t.node("MatMul", weights, v, terms=40)
