@@ -215,6 +215,24 @@ def zeros_like_integers(b: Builder, y: str) -> str:
     return b.node("Concat", b.node("Sub", zeros, y), zeros, axis=1)
 
 
+@between(integers=True)
+def class_token_integers(b: Builder, y: str) -> str:
+    """A constant spread over the batch, beside what it is joined to."""
+    y = b.node("Transpose", b.node("Reshape", y, b.ints(1, 6, 16)), perm=[0, 2, 1])
+    token = b.constant(b.values(1, 1, 6), "token")
+    y = b.node("Concat", b.node("Expand", token, b.ints(1, 2, 6)), y, axis=1)
+    y = b.node("Slice", y, b.ints(1), b.ints(17), b.ints(1))
+    return b.node("Reshape", b.node("Transpose", y, perm=[0, 2, 1]), b.ints(1, 6, 4, 4))
+
+
+@between(into=9, integers=True)
+def joined_constants_integers(b: Builder, y: str) -> str:
+    """A shortcut widened by joining zeros, and a map of coordinates beside the channels."""
+    zeros = b.constant(np.zeros((1, 2, 4, 4), np.float32), "zeros")
+    y = b.node("Add", b.node("Concat", zeros, y, axis=1), b.conv(y, 6, 8))
+    return b.node("Concat", y, b.constant(b.values(1, 1, 4, 4), "coordinates"), axis=1)
+
+
 # --- sampling
 
 

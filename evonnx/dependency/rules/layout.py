@@ -2,11 +2,11 @@
 
     Transpose   y axis k <-> x axis perm[k]
     Concat      along its axis: y's ids are the inputs' one after another; along any other axis all unite.
-                Of grids (heads x dims): along the ragged axis the same, lines united
+                Of grids (heads x dims): along the ragged axis the same, lines united. A constant that is joined
+                (a class token, added zeros) is cut with its channels ("embedding")
 
 - pins: along the joined axis, what is joined with channels and not followed gets pinned ids of its own; along
-other
-  axes, followed ones that meet one that is not.
+  other axes, followed ones that meet one that is not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from evonnx.dependency.coupling import Flow, Joined
+from evonnx.dependency.coupling import Constant, Flow, Joined
 from evonnx.dependency.grids import Component
 from evonnx.dependency.rules._base import normalized_axis
 from evonnx.dependency.scope import Scope
@@ -77,8 +77,10 @@ class LayoutRule:
                 continue
             found = [None if scope.constant(o) is not None else scope.ids(o, axis) for o in operands]
             first = next(ids for ids in found if ids is not None)
-            for ids, operand in zip(found, operands, strict=True):
-                if ids is None:
+            for slot, (ids, operand) in enumerate(zip(found, operands, strict=True)):
+                if ids is None and scope.constant(operand) is not None and first.size > 1:
+                    scope.vector(node, slot, axis, first, "embedding", value)
+                elif ids is None:
                     scope.pin(first, node, f"{operand.name!r}, joined to these, is not followed")
                 else:
                     scope.unite(first, ids)
@@ -114,8 +116,15 @@ class LayoutRule:
     def _join(self, node: ir.Node, scope: Scope, value: ir.Value, axis: int) -> None:
         parts = []
         terms: list[tuple[Flow | None, int]] = []
-        for operand in node.inputs:
-            ids = None if scope.constant(operand) is not None else scope.ids(operand, axis)
+        for slot, operand in enumerate(node.inputs):
+            if operand is not None and scope.constant(operand) is not None:
+                own = scope.fresh((scope.shape(operand) or ())[axis] or 0)
+                scope.fed.append(own)
+                scope.vector(node, slot, axis, own, "embedding", value)
+                terms.append((Constant(str(operand.name), axis), own.size))
+                parts.append(own)
+                continue
+            ids = scope.ids(operand, axis)
             length = (scope.shape(operand) or ())[axis] if ids is None else ids.size
             if ids is None and length is not None:
                 ids = scope.fresh(length)

@@ -7,6 +7,7 @@
 Entries of the target shape that count channels are rewritten, or follow by themselves where they are computed
 as the length of an axis with the same ids. An axis of one entry that is spread to the length of a followed
 axis (`expand_as`) gets that axis's ids; spread to a constant length, it may follow later (see `copies.py`).
+A constant that is spread (a class token) has channels of its own along its last axis, as an embedding has.
 
 - pins: a followed axis of one entry that is spread, numbers computed otherwise.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from evonnx.dependency.coupling import Flow, Taken, Zeros
+from evonnx.dependency.coupling import Constant, Flow, Taken, Zeros
 from evonnx.dependency.ids import IdArray
 from evonnx.dependency.rules._targets import counted_by, follow_entry
 from evonnx.dependency.scope import Scope
@@ -63,6 +64,7 @@ class SpreadingRule:
             scope.pin_inputs(node, "Expand of unknown rank")
             return
         shift = len(after) - len(before)
+        self._token(node, scope, shift)
         for component in [] if scope.constant(source) is not None else scope.components(source):
             spread = [axis for axis in component.axes if before[axis] != after[axis + shift]]
             if spread:
@@ -84,6 +86,20 @@ class SpreadingRule:
                 ids = wanted
             if ids is None or not _is_one(entry):
                 follow_entry(node, scope, 1, position, entry, ids)
+
+    def _token(self, node: ir.Node, scope: Scope, shift: int) -> None:
+        """A constant that is spread over a batch has channels of its own along its last axis."""
+        source, value = node.inputs[0], node.outputs[0]
+        constant = scope.constant(source)
+        if source is None or constant is None or constant.ndim < 2 or constant.dtype.kind != "f":
+            return
+        axis = constant.ndim - 1
+        if constant.shape[axis] == 1:
+            return
+        ids = scope.fresh(constant.shape[axis])
+        scope.fed.append(ids)
+        scope.vector(node, 0, axis, ids, "embedding", value)
+        scope.carry(value, axis + shift, ids, Constant(str(source.name), axis))
 
     def _tile(self, node: ir.Node, scope: Scope, entries: Sizes) -> None:
         source, value = node.inputs[0], node.outputs[0]
