@@ -10,11 +10,11 @@ from graph_builder import Builder
 
 HEAD_GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {}
 
-TOKENS, WIDTH, HEADS, DIMS = 5, 4, 3, 4
+TOKENS, WIDTH, HEADS, DIMS = 5, 6, 2, 4
 
 
 def tokens(**options) -> Callable[[Callable[[Builder, str], str]], Callable[[], onnx.ModelProto]]:
-    """What stands between two matrices: from (1, 5, 4) tokens to tokens as many and as wide."""
+    """What stands between two matrices: from (1, 5, 6) tokens to tokens as many and as wide."""
 
     def register(function: Callable[[Builder, str], str]) -> Callable[[], onnx.ModelProto]:
         def make() -> onnx.ModelProto:
