@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 from graph_builder import Builder
+from onnx import numpy_helper
 
 FAMILY_GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {}
 
@@ -18,15 +19,15 @@ Between = Callable[[Builder, str], str]
 
 
 def between(
-    *, into: int = 6, side: int = 4, start: int = 4, **options
+    *, into: int = 6, side: int = 4, start: int = 4, batch: int | str = 1, **options
 ) -> Callable[[Between], Callable[[], onnx.ModelProto]]:
     """`into` channels and sides of `side` come out of what stands between the two convolutions."""
 
     def register(function: Between) -> Callable[[], onnx.ModelProto]:
         def make() -> onnx.ModelProto:
-            b = Builder([1, 3, start, start], **options)
+            b = Builder([batch, 3, start, start], **options)
             y = function(b, b.node("Relu", b.conv("x", 3, 6)))
-            b.output(b.conv(y, into, 3, 1), [1, 3, side, side], "y")
+            b.output(b.conv(y, into, 3, 1), [batch, 3, side, side], "y")
             return b.model()
 
         FAMILY_GRAPHS[function.__name__] = make
@@ -213,6 +214,23 @@ def tiled_integers(b: Builder, y: str) -> str:
 def zeros_like_integers(b: Builder, y: str) -> str:
     zeros = b.node("ConstantOfShape", b.node("Shape", y))
     return b.node("Concat", b.node("Sub", zeros, y), zeros, axis=1)
+
+
+@between(into=12, integers=True, batch="N")
+def expanded_at_run_time_integers(b: Builder, y: str) -> str:
+    """`pooled.expand(-1, -1, h, w)` with h and w of y, as TorchScript writes it."""
+    pooled = b.conv(b.node("GlobalMaxPool", y), 6, 6, 1)
+    shape = b.node("Shape", y)
+    space = [
+        b.node("Unsqueeze", b.node("Gather", shape, b.constant(np.asarray(axis))), b.ints(0))
+        for axis in (2, 3)
+    ]
+    target = b.node("Reshape", b.node("Concat", b.ints(-1), b.ints(-1), *space, axis=0), b.ints(-1))
+    ones = b.node(
+        "ConstantOfShape", b.node("Shape", target), value=numpy_helper.from_array(np.ones(1, np.int64))
+    )
+    marks = b.node("Equal", target, b.node("Mul", ones, b.ints(-1)))
+    return b.node("Concat", y, b.node("Expand", pooled, b.node("Where", marks, ones, target)), axis=1)
 
 
 @between(integers=True)

@@ -194,6 +194,52 @@ def _slice(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
     return data[int(starts.item()) : int(ends.item()) : int(steps.item())]
 
 
+def _reshape(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
+    data, target = operands[0], _numbers(operands[1])
+    return data.ravel() if data is not None and target is not None and target.tolist() == [-1] else None
+
+
+def _shape(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
+    data = operands[0]
+    return None if data is None or node.attributes else np.asarray(data.shape, dtype=object)
+
+
+def _filled(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
+    shape, value = _numbers(operands[0]), node.attributes.get("value")
+    number = 0 if value is None else value.as_tensor().numpy().item()
+    if shape is None or shape.size > 1 or np.prod(shape) > _LARGEST or not isinstance(number, int):
+        return None
+    return np.full(tuple(shape), number, dtype=np.object_)
+
+
+def _equal(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
+    """Of sizes with the mark -1, which no size is, whatever becomes of it."""
+
+    def counts(side: Any) -> bool:
+        return isinstance(side, Size) or (isinstance(side, Number) and side >= 0)
+
+    def entry(one: Any, other: Any) -> bool:
+        if not counts(one) and not counts(other):
+            return bool(one == other)
+        if counts(min(one, other, key=counts)) or min(one, other, key=counts) >= 0:
+            raise ValueError("the comparison may change with the sizes")
+        return False
+
+    one, other = operands
+    return None if one is None or other is None else _array(np.frompyfunc(entry, 2, 1)(one, other))
+
+
+def _where(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
+    def entry(chosen: Any, one: Any, other: Any) -> Any:
+        if not isinstance(chosen, bool):
+            raise ValueError("the choice is made at run time")
+        return one if chosen else other
+
+    if any(operand is None for operand in operands):
+        return None
+    return _array(np.frompyfunc(entry, 3, 1)(*operands))
+
+
 def _arithmetic(
     combine: Callable[[Any, Any], Any],
 ) -> Callable[[ir.Node, Sequence[Sizes | None]], Sizes | None]:
@@ -238,6 +284,11 @@ _COMPUTE: dict[str, Callable[[ir.Node, Sequence[Sizes | None]], Sizes | None]] =
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
     "Slice": _slice,
+    "Reshape": _reshape,
+    "Shape": _shape,
+    "ConstantOfShape": _filled,
+    "Equal": _equal,
+    "Where": _where,
     "Add": _arithmetic(lambda one, other: one + other),
     "Sub": _arithmetic(lambda one, other: one - other),
     "Mul": _arithmetic(lambda one, other: one * other),

@@ -2,7 +2,7 @@
 
     Transpose   y axis k <-> x axis perm[k]
     Concat      along its axis: y's ids are the inputs' one after another; along any other axis all unite.
-                Of grids (heads x dims): along the ragged axis the same, lines united. A constant that is joined
+                Of grids (heads x dims): along the ragged axis the same, lines united. A constant among them
                 (a class token, added zeros) is cut with its channels ("embedding")
 
 - pins: along the joined axis, what is joined with channels and not followed gets pinned ids of its own; along
