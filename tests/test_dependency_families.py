@@ -16,6 +16,7 @@ from evonnx.compaction import apply_plan, plan_compaction
 from evonnx.dependency import analyse
 from evonnx.dependency.rules.blocks import members_of_blocks
 from evonnx.dependency.signs import Sign, sign_of
+from evonnx.dependency.sizes import Size, evaluate
 from evonnx.onnx_io import constant_tensor, set_array
 
 PINNED = {"pad_channels_reflected", "gathered_elements", "pool_with_indices"}
@@ -234,3 +235,17 @@ def test_microsoft_activations_pass() -> None:
     net = network(proto)
     coupling = analyse(net)
     assert not coupling.pinned()[coupling.weights["conv1.weight"].output].any()
+
+
+# --- choices among sizes
+
+
+@pytest.mark.parametrize(
+    ("mark", "known"), [(-1, [False, False, True]), (4, None)], ids=["a mark", "what a size may become"]
+)
+def test_comparing_sizes(mark: int, known: list[bool] | None) -> None:
+    """No size is ever -1; whether one is 4 may change with the channels."""
+    sizes = np.asarray([Size(frozenset({("x", 1)}), exact=True, number=4), 3, -1], dtype=object)
+    equal = ir.node("Equal", [ir.Value(name="a"), ir.Value(name="b")])
+    found = evaluate(equal, [sizes, np.asarray(mark, dtype=object)])
+    assert (None if found is None else found.tolist()) == known
