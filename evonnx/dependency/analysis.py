@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from evonnx.dependency.coupling import ChannelVector, ClassIds, Coupling, EqualCount, Pin, WeightClasses
+from evonnx.dependency.grids import Component
 from evonnx.dependency.ids import IdArray
 from evonnx.dependency.rules import rules_by_operator
 from evonnx.dependency.scope import Scope, WeightIds, captured_values
@@ -141,6 +142,12 @@ def _hold_lines(scope: Scope) -> None:
                 scope.read_by(lines, equal.ids, equal.node, "groups of channels that are only reordered")
 
 
+def _keeps_rows_equal(view: Component, registered: set[int]) -> bool:
+    """Whether something computed with these channels later, as another view shows them: then this one is
+    followed as well, and its declared shape with it."""
+    return bool(view.pending) and all(id(equal) in registered for equal in view.pending)
+
+
 def _settle_numbers(scope: Scope) -> None:
     """Entries of computed shapes are rewritten where they are written down, if all readers agree."""
     for origin, wanted in scope.wanted_numbers.items():
@@ -186,6 +193,7 @@ def _finish(scope: Scope) -> Coupling:
         return np.asarray(wire_of[ids], dtype=np.int64)
 
     unique = dict.fromkeys(scope.vectors)
+    registered = {id(equal) for equal in scope.equal_counts}
     return Coupling(
         n_classes=n_classes,
         axes={key: classes(ids) for key, ids in scope.axes.items()},
@@ -196,7 +204,7 @@ def _finish(scope: Scope) -> Coupling:
             (name, grid.axes): classes(grid.ids)
             for name, grids in scope.grids_of.items()
             for grid in grids
-            if grid.view is None
+            if grid.view is None or (len(grid.axes) > 1 and _keeps_rows_equal(grid, registered))
         },
         equal_counts=tuple(
             EqualCount(
