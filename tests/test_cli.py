@@ -285,21 +285,45 @@ def test_synthesize_then_compact(
 ) -> None:
     path, masked, compact = graph_file("lenet"), tmp_path / "masked.onnx", tmp_path / "compact.onnx"
     options = ("--keep", "0.6", "--seed", "3", "--clusters", "channel", "--levels", "clusters")
+    options = (*options, "--align", "4")
     made = evonnx_cli("synthesize", path, "-o", masked, *options, "--json").document
+    assert made["choices"] == {"align": 4}
+    assert made["alignment"]["requested"] == 4
+    assert made["alignment"]["aligned"] + len(made["alignment"]["relaxed"]) == made["alignment"]["groups"]
     assert made["synapses"] <= 0.6 * made["synapses_parent"]
     assert made["synapses"] == sum(layer["synapses"] for layer in made["layers"])
     again = tmp_path / "again.onnx"
     shown = evonnx_cli("synthesize", path, "-o", again, *options, "--stats")
     assert again.read_bytes() == masked.read_bytes()
     assert f"{made['layers'][0]['synapses']} of 100" in shown.out
+    assert "channel groups at multiples of 4" in shown.out
     removed = evonnx_cli("compact", masked, "-o", compact, "--json").document
     assert removed["proof"]["passed"]
     assert removed["parameters"]["compact"] < removed["parameters"]["masked"]
     assert removed["synapses"]["compact"] == made["synapses"]
     assert compact.stat().st_size == removed["bytes"]["compact"]
-    shown = evonnx_cli("compact", masked, "-o", compact)
+    assert removed["padding"] is None
+    padded = evonnx_cli("compact", masked, "-o", compact, "--align", "16", "--json").document
+    for cost in ("parameters", "macs"):
+        assert padded["padding"][cost] == padded[cost]["compact"] - removed[cost]["compact"] > 0
+    assert padded["padding"]["channels"] > 0
+    assert padded["padding"]["aligned"] == padded["padding"]["weights"] == len(made["layers"])
+    shown = evonnx_cli("compact", masked, "-o", compact, "--align", "16")
     assert shown.code == 0
     assert "Proven equal" in shown.out
+    assert f"keeps {padded['padding']['channels']} dead channels" in shown.out
+
+
+def test_the_alignment_is_measured_unless_it_is_given(
+    evonnx_cli: CommandLine, graph_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path, masked = graph_file("lenet"), tmp_path / "masked.onnx"
+    made = evonnx_cli("synthesize", path, "-o", masked, "--json").document
+    assert set(made["choices"]["speedup"]) == {"1", "4", "8", "16", "32"}
+    assert made["alignment"]["requested"] == made["choices"]["align"]
+    kernels = evonnx_cli("synthesize", path, "-o", masked, "--clusters", "kernel", "--json").document
+    assert kernels["choices"] == {"align": 1}
+    assert kernels["alignment"] is None
 
 
 @pytest.mark.parametrize("command", ["synthesize", "compact"])

@@ -12,7 +12,6 @@ import numpy as np
 from evonnx.dependency.coupling import Coupling
 from evonnx.dependency.groups import channel_groups
 from evonnx.masks import Mask
-from evonnx.synthesis.layout import grid_of
 
 
 @dataclass(frozen=True)
@@ -113,12 +112,9 @@ def assess(
 def _uneven(coupling: Coupling, alive: Mask, reasons: Mapping[int, str]) -> tuple[str, ...]:
     found = []
     for constraint in coupling.equal_counts:
-        grid = grid_of(constraint)
-        rows = alive[grid.rows].sum(axis=1)
-        if grid.row_lines:
-            rows = rows[np.logical_and.reduce([alive[line] for line in grid.row_lines])]
+        rows = alive[constraint.classes].sum(axis=-1)[constraint.kept_rows(alive)]
         if rows.size and rows.min() != rows.max():
-            known = {reasons[one] for one in np.unique(grid.rows).tolist() if one in reasons}
+            known = {reasons[one] for one in np.unique(constraint.classes).tolist() if one in reasons}
             why = f" ({sorted(known)[0]})" if known else ""
             found.append(
                 f"{constraint.node_label}: {constraint.reason}, but {rows.min()} to {rows.max()} live{why}"

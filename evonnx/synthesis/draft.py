@@ -21,8 +21,10 @@ from evonnx.masks import Mask
 from evonnx.synthesis.alignment import Alignment, assess
 from evonnx.synthesis.connectivity import Link, Reach, through, through_living, trace, walk
 from evonnx.synthesis.giving_back import Amounts, give_back
-from evonnx.synthesis.rounding import Drawn, Fit
+from evonnx.synthesis.layout import Layout
+from evonnx.synthesis.rounding import Fit
 from evonnx.synthesis.solution import Solution
+from evonnx.synthesis.stacks import Drawn
 from evonnx.synthesis.trimming import Canonical, restrict, trim_clusters, trim_synapses
 
 _WAKING = -1e6
@@ -38,7 +40,7 @@ class Draft:
 
     def __init__(self, solution: Solution, rng: np.random.Generator) -> None:
         self.solution = solution
-        self.rounds = solution.layout is not None
+        self.layout = solution.layout
         self.start = copy.deepcopy(rng)
         self._draw(rng)
 
@@ -108,17 +110,17 @@ class Draft:
             woken = self._wake(links)
             what = "cluster" if solution.levels == "clusters" else "synapse"
             notes.append(f"To keep outputs connected with inputs, {woken} {what}(s) live against the draw.")
-            self.spared = links if self.rounds else []
+            self.spared = links if self.layout else []
         if self._fits_in():
             return notes
-        for rounds in (True, False) if self.rounds else (False,):
+        for layout in self._layouts():
             for fewest in (False, True):
                 # The same draw again, rather than a copy of it kept for a case this rare.
                 self._draw(copy.deepcopy(self.start))
-                self.rounds = rounds
+                self.layout = layout
                 self.spared = self._chain(fewest)
                 self._wake(self.spared)
-                if self._fits_in(check=self.rounds):
+                if self._fits_in(check=layout is not None):
                     return notes
         lowest = self._amount() / solution.parent_amount
         if not solution.best_effort:
@@ -133,10 +135,17 @@ class Draft:
             f"The budget of {solution.budget.share:.4g} is out of reach; {lowest:.4g} is the lowest share.",
         ]
 
+    def _layouts(self) -> list[Layout | None]:
+        """What to round to, again and then with less: without alignment, not at all."""
+        layout = self.solution.layout
+        if layout is None:
+            return [None]
+        return [layout, None] if layout.align == 1 else [layout, self.solution.aligned(1).layout, None]
+
     def _fits_in(self, *, check: bool = True) -> bool:
         """Close, round and trim; whether the result is within the bound and connected (if that is asked)."""
         self._close()
-        if self.rounds:
+        if self.layout is not None:
             # What was drawn and still died has too few synapses: to let it live again would not help.
             if self.solution.levels == "both":
                 self.banned = self.drawn & ~self.alive
@@ -147,7 +156,7 @@ class Draft:
             if self._excess() > 0:
                 return False
             return not (check and self._cut())
-        return not (check and self.rounds and self._cut())
+        return not (check and self.layout is not None and self._cut())
 
     def _amount(self) -> float:
         return sum(self.solution.prices[name] * np.count_nonzero(mask) for name, mask in self.masks.items())
@@ -205,7 +214,7 @@ class Draft:
             upwards: start from the draw and let others live where that makes numbers even; else only what
                 lives may.
         """
-        layout = self.solution.layout
+        layout = self.layout
         assert layout is not None
         has = self.solution.genome.cluster_live > 0
         forced = self._forced()
@@ -223,6 +232,7 @@ class Draft:
                 wanted[choice.living] = True
                 if choice.reason is not None:
                     self.reasons.update(dict.fromkeys(choice.living.tolist(), choice.reason))
+            wanted[layout.living_lines(wanted)] = True
             if not self._let_live(wanted):
                 return
             self._close()
@@ -251,11 +261,13 @@ class Draft:
         layout = self.solution.layout
         if layout is None:
             return None
-        reasons: dict[int, str] = self.reasons
-        if not self.rounds:
-            every = np.flatnonzero(self._available).tolist()
-            reasons = dict.fromkeys(every, "the budget and the floor leave no room")
-        return assess(self.solution.coupling, self._available, self.alive, layout.align, reasons)
+        reasons = self.reasons
+        if self.layout is not layout:
+            tight = "the budget and the floor leave no room"
+            reasons = dict.fromkeys(np.flatnonzero(self._available).tolist(), tight)
+        alive = self.alive.copy()
+        alive[layout.living_lines(alive)] = True
+        return assess(self.solution.coupling, self._available, alive, layout.align, reasons)
 
     # -------------------------------------------------------------------------------------- connectivity
 
@@ -330,7 +342,7 @@ class Draft:
 
     def _trim(self) -> None:
         """Get rid of what is above the bound, and of what dies with it."""
-        if not self.rounds:
+        if self.layout is None:
             if (excess := self._excess()) > 0:
                 if self.solution.levels == "clusters":
                     self._trim_clusters(excess)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from evonnx.dependency.coupling import ClassIds, Coupling, EqualCount
 from evonnx.dependency.ids import UnionFind
 from evonnx.masks import Mask
+
+NO_CLASSES: ClassIds = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Family:
 
     kinds: tuple[Kind, ...]
     lines: ClassIds
-    """Shape (L,): classes of groups or heads, each of which can go with all its members; empty: none can."""
+    """Shape (L, N): classes of each line (group, head) that can go with all its members; empty: none can."""
     tangled: tuple[ClassIds, ...] = ()
     """Instead of kinds: grids of shape (R, M) whose rows are to keep equally many."""
 
@@ -71,6 +73,14 @@ class Layout:
 
     align: int
     families: tuple[Family, ...]
+    lines: tuple[tuple[ClassIds, ClassIds], ...] = ()
+    """Classes of lines, shape (L,), and their members, shape (L, N): a line lives while one of these does."""
+
+    def living_lines(self, alive: Mask) -> ClassIds:
+        """Lines that live when these classes do, `alive` of shape (n_classes,)."""
+        return np.concatenate(
+            [NO_CLASSES, *(lines[alive[members].any(axis=1)] for lines, members in self.lines)]
+        )
 
 
 def divisor(number: int, most: int) -> int:
@@ -112,8 +122,8 @@ def find_layout(coupling: Coupling, available: Mask, align: int) -> Layout:
         if part.size:
             wanted = multiples[int(standing[part[0]])]
             kind = Kind(part[None, :], np.full(1, -1), wanted, len(part))
-            families.append(Family((kind,), np.zeros(0, dtype=np.int64)))
-    return Layout(align, tuple(families))
+            families.append(Family((kind,), NO_CLASSES))
+    return Layout(align, tuple(families), tuple(_lines_and_members(coupling)))
 
 
 def _standing(coupling: Coupling, align: int) -> tuple[NDArray[np.int64], list[int]]:
@@ -135,6 +145,13 @@ def _standing(coupling: Coupling, align: int) -> tuple[NDArray[np.int64], list[i
     return numbers, multiples
 
 
+def _lines_and_members(coupling: Coupling) -> Iterator[tuple[ClassIds, ClassIds]]:
+    for constraint in coupling.equal_counts:
+        for axis, line in enumerate(constraint.lines):
+            if line is not None:
+                yield line, np.moveaxis(constraint.classes, axis, 0).reshape(line.size, -1)
+
+
 @dataclass(frozen=True)
 class Grid:
     """One equal-count constraint."""
@@ -147,24 +164,24 @@ class Grid:
     """For each of `lines`, the line of every row, shape (R,)."""
 
 
-def grid_of(constraint: EqualCount) -> Grid:
+def _grid_of(constraint: EqualCount) -> Grid:
     """An equal-count constraint with its outer axes made one."""
-    classes: ClassIds = np.asarray(constraint.classes)
-    outer = classes.shape[:-1]
+    outer = constraint.classes.shape[:-1]
     lines, row_lines = [], []
-    for axis, line in enumerate(getattr(constraint, "lines", ())):
+    for axis, line in enumerate(constraint.lines):
         if line is not None:
             place = [1] * len(outer)
             place[axis] = line.size
             lines.append(line)
             row_lines.append(np.broadcast_to(line.reshape(place), outer).reshape(-1))
-    return Grid(classes.reshape(-1, classes.shape[-1]), tuple(lines), tuple(row_lines))
+    rows = constraint.classes.reshape(-1, constraint.classes.shape[-1])
+    return Grid(rows, tuple(lines), tuple(row_lines))
 
 
 def _grids(coupling: Coupling) -> list[Grid]:
     """Constraints that say something, each once."""
     found: dict[bytes, Grid] = {}
-    for grid in map(grid_of, coupling.equal_counts):
+    for grid in map(_grid_of, coupling.equal_counts):
         if grid.rows.size and len(grid.rows) > 1:
             arrays = (np.array(grid.rows.shape), grid.rows, *grid.row_lines)
             found.setdefault(b"/".join(array.tobytes() for array in arrays), grid)
@@ -195,7 +212,7 @@ def _family(
         by_kind[tuple(sorted((grid, times) for (grid, _), times in Counter(atom).items()))].append(atom)
     ties = _ties(list(by_kind.values()), grids)
     if ties is None:
-        return Family((), np.zeros(0, dtype=np.int64), tuple(grid.rows for grid in grids))
+        return Family((), NO_CLASSES, tuple(grid.rows for grid in grids))
     lines, line_of = _lines(grids, pinned, by_kind.values())
     kinds = []
     for alike, tie in zip(by_kind.values(), ties, strict=True):
@@ -247,34 +264,51 @@ def _lines(
 ) -> tuple[ClassIds, dict[Atom, int]]:
     """Lines that can go, and the one that each atom goes with.
 
-    An atom can go with a line only if all its rows do. Where rows have lines along several axes, those along
-    one of them are used, the one with most lines.
+    Lines that an atom lies in together go together (two grouped convolutions in a row have lines each). Where
+    that would make one of all, because rows have lines along several axes, those along one axis are used.
     """
     kinds = list(kinds)
     arrays = {line.tobytes(): line for grid in grids for line in grid.lines if not pinned[line].all()}
-    best: tuple[ClassIds, dict[Atom, int]] = np.zeros(0, dtype=np.int64), {}
-    for lines in sorted(_connected(list(arrays.values())), key=len, reverse=True):
-        position = {int(one): place for place, one in enumerate(lines)}
-        of_row = [next((row for row in grid.row_lines if int(row[0]) in position), None) for grid in grids]
-        places = {atom: _line_of(atom, of_row, position) for alike in kinds for atom in alike}
-        if None in places.values():
-            continue
-        counts = [Counter(places[atom] for atom in alike) for alike in kinds]
-        if all(
-            set(count) == {-1} or (len(count) == len(lines) and len(set(count.values())) == 1)
-            for count in counts
-        ) and any(set(count) != {-1} for count in counts):
-            return lines, {atom: place for atom, place in places.items() if place is not None}
-    return best
+    joined = _connected(list(arrays.values()))
+    everything = [np.unique(np.concatenate(joined))] if len(joined) > 1 else []
+    for allowed in (*everything, *sorted(joined, key=len, reverse=True)):
+        found = _bundles(grids, set(allowed.tolist()), kinds)
+        if found is not None:
+            return found
+    return NO_CLASSES, {}
 
 
-def _line_of(atom: Atom, of_row: Sequence[ClassIds | None], position: Mapping[int, int]) -> int | None:
-    """Position of the line that all rows of an atom go with; -1: with none; None: with different ones."""
-    lines = [of_row[grid] for grid, _ in atom]
-    found = {
-        -1 if line is None else position[int(line[row])] for line, (_, row) in zip(lines, atom, strict=True)
-    }
-    return found.pop() if len(found) == 1 else None
+def _bundles(
+    grids: Sequence[Grid], allowed: set[int], kinds: Sequence[Sequence[Atom]]
+) -> tuple[ClassIds, dict[Atom, int]] | None:
+    """Lines among those allowed, put together where an atom lies in several; None where they could not go one
+    by one and leave every kind with equally many atoms per line."""
+    lies_in: dict[Atom, list[int]] = {}
+    for atom in (atom for alike in kinds for atom in alike):
+        lines = [
+            [int(row[place]) for row in grids[grid].row_lines if int(row[0]) in allowed]
+            for grid, place in atom
+        ]
+        if any(lines) and not all(lines):
+            return None
+        lies_in[atom] = [one for here in lines for one in here]
+    bundle: dict[int, set[int]] = {one: {one} for one in allowed}
+    for together in lies_in.values():
+        union = set().union(*(bundle[one] for one in together))
+        for one in union:
+            bundle[one] = union
+    distinct = sorted({tuple(sorted(one)) for one in bundle.values()})
+    position = {one: place for place, bundled in enumerate(distinct) for one in bundled}
+    places = {atom: position[lines[0]] if lines else -1 for atom, lines in lies_in.items()}
+    counts = [Counter(places[atom] for atom in alike) for alike in kinds]
+    even = all(
+        set(count) == {-1} or (len(count) == len(distinct) and len(set(count.values())) == 1)
+        for count in counts
+    )
+    if len(distinct) < 2 or not even or all(set(count) == {-1} for count in counts):
+        return None
+    longest = max(map(len, distinct))
+    return np.array([one + one[:1] * (longest - len(one)) for one in distinct]), places
 
 
 def _connected(arrays: Sequence[ClassIds]) -> list[ClassIds]:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from evonnx.dependency.coupling import ClassIds
 from evonnx.masks import Mask
-from evonnx.synthesis.layout import Family, Kind, divisor
+from evonnx.synthesis.layout import Family, divisor
+from evonnx.synthesis.stacks import Drawn, Stack
 
 Vector = NDArray[np.float64]
 
@@ -30,20 +31,6 @@ _FAR = 1 / 3
 
 UNDO, FURTHER, LAST = range(3)
 """When a step is given back: steps above the number drawn first, those that empty a family last."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What was drawn, and what may become of it. All of shape (n_classes,)."""
-
-    alive: Mask
-    allowed: Mask
-    """May live."""
-    forced: Mask
-    """Must live."""
-    log_p: Vector
-    order: NDArray[np.int64]
-    """Who stays before whom: larger stays longer; each number once."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +45,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which classes of a family live."""
+    """Which classes of a family live, lines apart."""
 
     living: ClassIds
     reason: str | None = None
@@ -73,53 +60,13 @@ class _Numbers:
     lines: Mask
 
 
-class _Stack:
-    """The atoms of one kind, their members in the order in which they stay."""
-
-    def __init__(self, kind: Kind, draft: Drawn) -> None:
-        self.kind = kind
-        padded = np.where(kind.members >= 0, kind.members, 0)
-        usable = (kind.members >= 0) & draft.allowed[padded]
-        rank = np.where(usable, draft.order[padded], -1)
-        places = np.argsort(-rank, axis=1, kind="stable")
-        self.sorted = np.take_along_axis(padded, places, axis=1)
-        """Shape (A, M); usable ones first."""
-        self.usable = usable.sum(axis=1)
-        """Shape (A,)."""
-        self.forced = (usable & draft.forced[padded]).sum(axis=1)
-        self.drawn = int(np.count_nonzero(usable & draft.alive[padded]))
-        log_p = np.where(np.arange(padded.shape[1]) < self.usable[:, None], draft.log_p[self.sorted], -np.inf)
-        self.sums = np.concatenate([np.zeros((len(log_p), 1)), np.cumsum(log_p, axis=1)], axis=1)
-        """Shape (A, M + 1): log probabilities of the first n members added up."""
-        ranked = np.sort(log_p[np.isfinite(log_p)])[::-1]
-        self.threshold = float(ranked[self.drawn - 1]) if 0 < self.drawn <= ranked.size else 0.0
-        """Log probability of the last that would live if the most probable did."""
-
-    @cached_property
-    def of_lines(self) -> list[NDArray[np.int64]]:
-        """Atoms by line; shape (atoms per line,) each."""
-        order = np.argsort(self.kind.line, kind="stable")
-        cuts = np.flatnonzero(np.diff(self.kind.line[order])) + 1
-        return np.split(order, cuts)
-
-    def surviving(self, lines: Mask) -> Mask:
-        """Atoms that do not go with a line, shape (A,)."""
-        if not lines.size:
-            return np.ones(len(self.kind.line), dtype=np.bool_)
-        return (self.kind.line < 0) | lines[self.kind.line]
-
-    def members(self, number: int, lines: Mask) -> ClassIds:
-        """The first `number` members of every surviving atom."""
-        return self.sorted[self.surviving(lines), :number].reshape(-1)
-
-
 class Fit:
     """One family and one draft."""
 
     def __init__(self, family: Family, draft: Drawn) -> None:
         self.family = family
         self.draft = draft
-        self.stacks = [_Stack(kind, draft) for kind in family.kinds]
+        self.stacks = [Stack(kind, draft) for kind in family.kinds]
         self.steps: tuple[int, ...] = ()
         """Multiple that each kind's number keeps; after `choose`."""
         self.chosen: _Numbers | None = None
@@ -140,15 +87,16 @@ class Fit:
         if self.chosen is None:
             members = np.concatenate([stack.kind.members.reshape(-1) for stack in self.stacks])
             members = members[members >= 0]
-            return Choice(np.append(members[self.draft.alive[members]], self.family.lines), reason)
+            return Choice(members[self.draft.alive[members]], reason)
         return Choice(self._living(self.chosen), reason)
 
     def _living(self, numbers: _Numbers) -> ClassIds:
-        parts = [
-            stack.members(number, numbers.lines)
-            for stack, number in zip(self.stacks, numbers.per_atom, strict=True)
-        ]
-        return np.concatenate([*parts, self.family.lines[numbers.lines]])
+        return np.concatenate(
+            [
+                stack.members(number, numbers.lines)
+                for stack, number in zip(self.stacks, numbers.per_atom, strict=True)
+            ]
+        )
 
     # ------------------------------------------------------------------------------------ plain families
 
@@ -203,7 +151,7 @@ class Fit:
         atoms = ", ".join(f"{len(s.kind.line)} x {s.kind.members.shape[1]}" for s in self.stacks)
         return f"equal counts in {atoms} leave no multiple of {max(wanted)} near the draw"
 
-    def _even(self, stack: _Stack, number: int, lines: Mask, step: int) -> bool:
+    def _even(self, stack: Stack, number: int, lines: Mask, step: int) -> bool:
         total = number * int(np.count_nonzero(stack.surviving(lines)))
         return total % step == 0 or total == stack.kind.available
 
@@ -244,24 +192,24 @@ class Fit:
         numbers = _Numbers(tuple(per_atom), lines)
         return distance / sum(stack.drawn for stack in self.stacks), self._value(numbers), numbers
 
-    def _unit(self, stack: _Stack, count: int, step: int) -> int:
+    def _unit(self, stack: Stack, count: int, step: int) -> int:
         """Members per atom go in multiples of this, so that the kind's total is a multiple of the step."""
         return step // math.gcd(step, self._atoms(stack, count))
 
-    def _fits(self, stack: _Stack, count: int, step: int, number: int) -> bool:
+    def _fits(self, stack: Stack, count: int, step: int, number: int) -> bool:
         """Whether a kind can have this number per atom."""
         most = self._most(stack, count)
         least = max(int(stack.forced.max(initial=0)), min(stack.drawn, 1))
         whole = number * self._atoms(stack, count) == stack.kind.available
         return least <= number <= most and (whole or number % self._unit(stack, count, step) == 0)
 
-    def _atoms(self, stack: _Stack, count: int) -> int:
+    def _atoms(self, stack: Stack, count: int) -> int:
         """Atoms that survive with `count` lines."""
         if not self.family.lines.size or stack.kind.line[0] < 0:
             return len(stack.kind.line)
         return len(stack.kind.line) // len(self.family.lines) * count
 
-    def _most(self, stack: _Stack, count: int) -> int:
+    def _most(self, stack: Stack, count: int) -> int:
         """Members that each of `count` lines' atoms can keep."""
         if not self.family.lines.size or stack.kind.line[0] < 0:
             return int(stack.usable.min())
@@ -270,7 +218,9 @@ class Fit:
 
     @cached_property
     def _forced_lines(self) -> Mask:
-        forced = self.draft.forced[self.family.lines].copy()
+        forced = np.zeros(len(self.family.lines), dtype=np.bool_)
+        if forced.size:
+            forced |= self.draft.forced[self.family.lines].any(axis=1)
         for stack in self.stacks:
             forced[stack.kind.line[(stack.forced > 0) & (stack.kind.line >= 0)]] = True
         return forced
@@ -343,8 +293,7 @@ class Fit:
             options = [(one, self._living(one)) for one in self._lower(numbers)]
             if not options:
                 break
-            total = living.size - int(np.count_nonzero(numbers.lines))
-            tier = UNDO if total > drawn else FURTHER
+            tier = UNDO if living.size > drawn else FURTHER
             rated = [
                 (self._rate(np.setdiff1d(living, left, assume_unique=True), amount), one, left)
                 for one, left in options
