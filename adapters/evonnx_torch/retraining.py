@@ -61,6 +61,14 @@ def _retrain(
     _check_masks(module, request.masks)
     if request.budget.epochs == 0:
         return RetrainResult(_masked(_originals(module), request.masks))
+    if not module.weights and any(node.op_type == "DequantizeLinear" for node in module.graph.nodes):
+        return RetrainResult(
+            _masked(_originals(module), request.masks),
+            notes=[
+                "every weight of the model is stored as integers behind DequantizeLinear, which training "
+                "leaves as they are; give the model before quantisation to retrain"
+            ],
+        )
     _apply_masks(module, request.masks)
     heads = loss_heads(module.graph, request.task.loss)
     few = _first_batch(request.task, max(4, 2 * (module.declared_batch or 1)))
