@@ -82,7 +82,8 @@ def _runs(kept: Indices) -> list[int]:
     breaks = np.flatnonzero(np.diff(kept) != 1) + 1
     starts = kept[np.concatenate(([0], breaks))]
     lengths = np.diff(np.concatenate(([0], breaks, [kept.size])))
-    return [int(number) for number in np.stack([starts, lengths], axis=1).ravel()]
+    runs: list[int] = np.stack([starts, lengths], axis=1).ravel().tolist()
+    return runs
 
 
 def _parse(document: Any) -> dict[tuple[str, int], Indices]:

@@ -46,34 +46,61 @@ class Observed:
     def __init__(
         self, coupling: Coupling, edges: Mapping[str, Edges], readings: Sequence[Reading] = ()
     ) -> None:
-        self.edges = edges
-        self.readings = [reading for reading in readings if reading.target is not None]
+        self._edges = list(edges.values())
+        sizes = [edge.output.size for edge in self._edges]
+        self._edge_of = np.repeat(np.arange(len(sizes)), sizes)
+        self._row_of = _joined([np.arange(size) for size in sizes])
+        self._rows = _Places(_joined([edge.output for edge in self._edges]))
+        read = [(one.source, one.target) for one in readings if one.target is not None]
+        self._sources = _joined([source for source, _ in read])
+        self._readers = _Places(_joined([target for _, target in read]))
         self.kept: NDArray[np.bool_] = np.zeros(coupling.n_classes, dtype=np.bool_)
         lasting = [reading.source for reading in readings if reading.target is None]
-        self.keep(np.concatenate([np.flatnonzero(coupling.pinned()), *lasting]))
+        self.keep(_joined([np.flatnonzero(coupling.pinned()), *lasting]))
 
     def keep(self, classes: ClassIds) -> None:
         """Keep these, and everything that they are computed from."""
-        fresh = np.zeros_like(self.kept)
-        fresh[classes] = True
-        fresh &= ~self.kept
-        while fresh.any():
-            self.kept |= fresh
-            reached = np.zeros_like(self.kept)
-            for reading in self.readings:
-                reached[reading.source[fresh[reading.target]]] = True
-            for edge in self.edges.values():
-                rows = fresh[edge.output]
-                if rows.any():
-                    self._spread(edge, rows, reached)
-            fresh = reached & ~self.kept
+        fresh = self._fresh(classes)
+        while fresh.size:
+            self.kept[fresh] = True
+            reached = [self._sources[self._readers.of(fresh)]]
+            places = self._rows.of(fresh)
+            places = places[np.argsort(self._edge_of[places], kind="stable")]
+            edges, starts = np.unique(self._edge_of[places], return_index=True)
+            for edge, rows in zip(edges.tolist(), np.split(self._row_of[places], starts[1:]), strict=False):
+                reached.append(_read(self._edges[edge], rows))
+            fresh = self._fresh(_joined(reached))
 
-    def _spread(self, edge: Edges, rows: Flags, reached: Flags) -> None:
-        if edge.weight.groups == 1:
-            reached[edge.input[0][edge.live[rows].any(axis=0)]] = True
-            return
-        grouped = (edge.live & rows[:, None]).reshape(edge.weight.groups, -1, edge.weight.inputs_per_group)
-        reached[edge.input[grouped.any(axis=1)]] = True
+    def _fresh(self, classes: ClassIds) -> ClassIds:
+        return np.unique(classes[~self.kept[classes]])
+
+
+class _Places:
+    """Where each class stands in an array; looking some up costs about as much as they are many."""
+
+    def __init__(self, classes: ClassIds) -> None:
+        self.order = np.argsort(classes, kind="stable")
+        self.sorted = classes[self.order]
+
+    def of(self, classes: ClassIds) -> NDArray[np.int64]:
+        """Positions of distinct classes."""
+        starts = np.searchsorted(self.sorted, classes, side="left")
+        lengths = np.searchsorted(self.sorted, classes, side="right") - starts
+        before = np.cumsum(lengths) - lengths
+        return np.asarray(self.order[np.repeat(starts - before, lengths) + np.arange(lengths.sum())])
+
+
+def _joined(arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(0, dtype=np.int64), *arrays])
+
+
+def _read(edge: Edges, rows: NDArray[np.int64]) -> ClassIds:
+    """Classes that some rows of a weight read, some of them several times."""
+    live = edge.live[rows]
+    if edge.weight.groups == 1:
+        return np.asarray(edge.input[0][live.any(axis=0)])
+    group = rows // (edge.weight.outputs // edge.weight.groups)
+    return np.asarray(edge.input[group][live])
 
 
 def readings_of(

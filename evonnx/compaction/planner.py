@@ -74,7 +74,7 @@ class _Planner:
         self.edges = edges_of(self.network, self.coupling, self.live, self.zeros, sources)
         self.observed = Observed(self.coupling, self.edges, self.readings)
         self.sources = sources
-        self.extra: dict[str, ClassIds] = {}
+        self.extra: dict[str, Flags] = {}
         self.refusals: list[str] = []
         self.notes: list[str] = []
 
@@ -199,7 +199,8 @@ class _Planner:
                 return
 
     def _keep(self, classes: ClassIds, reason: str) -> None:
-        self.extra[reason] = np.union1d(self.extra.get(reason, classes[:0]), classes)
+        kept = self.extra.setdefault(reason, np.zeros(self.coupling.n_classes, dtype=np.bool_))
+        kept[classes] = True
         self.observed.keep(classes)
 
     def _keep_last(self) -> None:
@@ -253,12 +254,15 @@ class _Planner:
 
     def _padding(self) -> Iterator[Padding]:
         """Dead outputs that stay, by weight and reason."""
+        held = self.coupling.pinned()
         for name, edge in self.edges.items():
             for reason, classes in self.extra.items():
-                found = np.flatnonzero(np.isin(edge.output, classes))
+                found = np.flatnonzero(classes[edge.output])
                 if found.size:
                     yield Padding(name, found, reason)
-            silent = ~self.live[name].any(axis=1)
+            silent = held[edge.output] & ~self.live[name].any(axis=1)
+            if not silent.any():
+                continue
             for pin in self.coupling.pins:
                 found = np.flatnonzero(silent & np.isin(edge.output, pin.classes))
                 if found.size:

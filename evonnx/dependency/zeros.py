@@ -48,7 +48,11 @@ def zeroable(network: Network, coupling: Coupling) -> dict[tuple[str, Place], Fl
 
 def live_slices(network: Network) -> dict[str, Flags]:
     """Per prunable weight, shape (O, I): True where a kernel (or single weight) is not all zero."""
-    return {name: np.any(network.canonical(name) != 0, axis=2) for name in network.weights}
+    live = {}
+    for name, weight in network.weights.items():
+        array = network.canonical(name)
+        live[name] = array[:, :, 0] != 0 if weight.taps == 1 else np.any(array != 0, axis=2)
+    return live
 
 
 def zero_channels(

@@ -25,6 +25,7 @@ _EXTERNAL_FROM_BYTES = 1_500_000_000
 """Above this, weights go beside the file: a protobuf message ends at 2 GB."""
 _OWN_FROM_BYTES = 1 << 26
 """Above this, tensors are taken out of the parsed message, which copies them each time they are looked at."""
+_USUAL_TENSORS = (ir.Tensor, ir.serde.TensorProtoTensor)
 _VALUE_INFO = "evonnx.value_info"
 """Marks (in `ir.Value.meta`, never in a file) an initializer whose value_info the user wrote."""
 
@@ -136,7 +137,9 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
         return None
     for name, attribute in node.attributes.items():
         if name == "value":
-            return attribute.as_tensor()
+            found = attribute.value
+            # Asking for one of the usual classes is a hundred times faster than for the protocol.
+            return found if isinstance(found, _USUAL_TENSORS) else attribute.as_tensor()
         if name in ("value_float", "value_floats"):
             return ir.tensor(np.asarray(attribute.value, dtype=np.float32), name=value.name)
         if name in ("value_int", "value_ints"):
