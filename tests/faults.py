@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from graphs import GRAPHS
 
@@ -49,8 +50,13 @@ def make_case(name: str, seed: int, share: float = 0.35) -> Case:
 
     A matrix behind a Flatten loses single inputs too, so that plans have Gathers.
     """
+    return case_from(GRAPHS[name](), name, seed, share)
+
+
+def case_from(model: onnx.ModelProto, name: str, seed: int, share: float = 0.35) -> Case:
+    """As `make_case`, of any model."""
     rng = np.random.default_rng([seed, len(name)])
-    ancestor = network_of(ir.from_proto(GRAPHS[name]()), name)
+    ancestor = network_of(ir.from_proto(model), name)
     coupling = analyse(ancestor)
     dead = _killable(ancestor, coupling, rng, share)
     masks = _masks_without(ancestor, coupling, dead)
@@ -254,20 +260,30 @@ def _live_classes(case: Case) -> Mask:
 def _killable(network: Network, coupling: Coupling, rng: np.random.Generator, share: float) -> Mask:
     """Shape (n_classes,): a random choice that leaves every layer two outputs and two inputs."""
     dead = np.zeros(coupling.n_classes, dtype=np.bool_)
+    sides = _sides(network, coupling)
+    touched: dict[int, list[Array]] = {}
+    for ids in sides:
+        for one in ids:
+            touched.setdefault(int(one), []).append(ids)
     for one in rng.permutation(np.flatnonzero(~coupling.pinned())):
         dead[one] = rng.random() < share
-        if dead[one] and not _keeps_two(network, coupling, ~dead):
+        if dead[one] and any((~dead[ids]).sum() < 2 for ids in touched.get(int(one), ())):
             dead[one] = False
     return dead
 
 
 def _keeps_two(network: Network, coupling: Coupling, live: Mask) -> bool:
-    return all(
-        live[ids].sum() >= 2
+    return all(live[ids].sum() >= 2 for ids in _sides(network, coupling))
+
+
+def _sides(network: Network, coupling: Coupling) -> list[Array]:
+    """The classes of every layer's outputs and of its inputs, where there are at least two."""
+    found = [
+        np.unique(ids)
         for name in network.weights
-        for ids in (np.unique(coupling.weights[name].output), np.unique(coupling.weights[name].input))
-        if ids.size >= 2
-    )
+        for ids in (coupling.weights[name].output, coupling.weights[name].input)
+    ]
+    return [ids for ids in found if ids.size >= 2]
 
 
 def _masks_without(network: Network, coupling: Coupling, dead: Mask) -> dict[str, Mask]:
@@ -275,7 +291,7 @@ def _masks_without(network: Network, coupling: Coupling, dead: Mask) -> dict[str
     masks = {}
     for name, weight in network.weights.items():
         ids = coupling.weights[name]
-        mask = weight.to_canonical(network.array(name) != 0).copy()
+        mask = weight.to_canonical(network.live(name)).copy()
         mask[dead[ids.output]] = False
         columns = np.repeat(~dead[ids.input], weight.outputs // weight.groups, axis=0)
         masks[name] = np.ascontiguousarray(weight.from_canonical(mask & columns[:, :, None]))

@@ -265,6 +265,11 @@ def _divide(node: ir.Node, inputs: Operands) -> Any:
     return (np.sign(one) * np.sign(other) * (np.abs(one) // np.abs(other))).astype(one.dtype)
 
 
+def _modulo(node: ir.Node, inputs: Operands) -> Any:
+    # The sign of the divisor, as numpy has it, unless C's fmod is asked for.
+    return (np.fmod if node.attributes.get_int("fmod", 0) else np.mod)(inputs[0], inputs[1])
+
+
 def _power(node: ir.Node, inputs: Operands) -> Any:
     return np.power(inputs[0], inputs[1]).astype(inputs[0].dtype)
 
@@ -334,6 +339,7 @@ _NUMPY: Mapping[str, Callable[[ir.Node, Operands], Any]] = {
     "Mul": _binary(np.multiply),
     "Div": _divide,
     "Pow": _power,
+    "Mod": _modulo,
     "Neg": _unary(np.negative),
     "Abs": _unary(np.abs),
     "Sqrt": _unary(np.sqrt),

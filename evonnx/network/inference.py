@@ -198,7 +198,7 @@ def _ask_onnx(node: ir.Node, known: _Known) -> None:
         if slot and value.name in known.values:
             data[value.name] = numpy_helper.from_array(known.values[value.name], value.name)
     try:
-        found = shape_inference.infer_node_outputs(schema, ir.to_proto(node), types, data)
+        found = shape_inference.infer_node_outputs(schema, ir.serde.serialize_node(node), types, data)
     except Exception:  # sizes that do not fit, or an operator whose inference needs more than one node
         return
     for value in node.outputs:
