@@ -40,14 +40,15 @@ def apply_plan(network: Network, plan: Plan) -> Compacted:
             else ir.AttrInt64s(change.attribute, value)
         )
         nodes[change.node.index].attributes[change.attribute] = attribute
-    _change_constants(model, nodes, plan.constants)
+    names = _Names(graph)
+    _change_constants(model, nodes, plan.constants, names)
     for gather in plan.gathers:
-        _insert_gather(model, nodes[gather.node.index], gather)
-    _relabel(model, nodes, plan)
+        _insert_gather(model, nodes[gather.node.index], gather, names)
+    _relabel(model, nodes, plan, names)
     for split in plan.splits:
-        _write_sizes(model, nodes[split.node.index], split.sizes)
+        _write_sizes(model, nodes[split.node.index], split.sizes, names)
     for scaling in plan.scalings:
-        _scale(model, nodes[scaling.node.index], scaling.factor)
+        _scale(model, nodes[scaling.node.index], scaling.factor, names)
     _bypass(graph, nodes, plan)
     _drop_inputs(nodes, plan)
     graph.remove([nodes[one.index] for one in plan.removed_nodes], safe=True)
@@ -98,7 +99,9 @@ def _cut(network: Network, model: ir.Model, plan: Plan) -> None:
         set_array(model, name, np.ascontiguousarray(array))
 
 
-def _change_constants(model: ir.Model, nodes: list[ir.Node], changes: tuple[ConstantChange, ...]) -> None:
+def _change_constants(
+    model: ir.Model, nodes: list[ir.Node], changes: tuple[ConstantChange, ...], names: _Names
+) -> None:
     """In place where every reader of the constant gets the same new value, else in a constant of their
     own."""
     by_tensor: dict[str, list[ConstantChange]] = {}
@@ -116,7 +119,7 @@ def _change_constants(model: ir.Model, nodes: list[ir.Node], changes: tuple[Cons
             continue
         for number, change in enumerate(wanted, start=1):
             node = nodes[change.node.index]
-            made = _new_constant(model, _free_name(model.graph, f"{name}_compact{number}"), change.value)
+            made = _new_constant(model, names.free(f"{name}_compact{number}"), change.value)
             node.replace_input_with(change.slot, made)
 
 
@@ -132,11 +135,11 @@ def _new_constant(model: ir.Model, name: str, array: Array) -> ir.Value:
     return value
 
 
-def _insert_gather(model: ir.Model, node: ir.Node, gather: InputGather) -> None:
+def _insert_gather(model: ir.Model, node: ir.Node, gather: InputGather, names: _Names) -> None:
     graph = model.graph
     source = node.inputs[gather.slot]
     assert source is not None
-    stem = _free_name(graph, f"{gather.weight}_inputs")
+    stem = names.free(f"{gather.weight}_inputs", "_indices")
     indices = _new_constant(model, f"{stem}_indices", gather.kept)
     made = ir.Node(
         "", "Gather", [source, indices], [ir.AttrInt64("axis", gather.axis)], num_outputs=1, name=stem
@@ -153,7 +156,7 @@ def _insert_gather(model: ir.Model, node: ir.Node, gather: InputGather) -> None:
     node.replace_input_with(gather.slot, value)
 
 
-def _relabel(model: ir.Model, nodes: list[ir.Node], plan: Plan) -> None:
+def _relabel(model: ir.Model, nodes: list[ir.Node], plan: Plan, names: _Names) -> None:
     """Gathers in place of chains of relabellings; their results keep their names."""
     graph = model.graph
     values = {str(value.name): value for value in graph.inputs}
@@ -161,7 +164,7 @@ def _relabel(model: ir.Model, nodes: list[ir.Node], plan: Plan) -> None:
     for one in plan.relabellings:
         old, source = nodes[one.node.index].outputs[one.output], values[one.source]
         name = str(old.name)
-        stem = _free_name(graph, f"{name}_relabelled")
+        stem = names.free(f"{name}_relabelled", "_indices")
         indices = _new_constant(model, f"{stem}_indices", one.indices)
         made = ir.Node(
             "", "Gather", [source, indices], [ir.AttrInt64("axis", one.axis)], num_outputs=1, name=stem
@@ -173,21 +176,21 @@ def _relabel(model: ir.Model, nodes: list[ir.Node], plan: Plan) -> None:
         old.name, value.name = stem, name
 
 
-def _write_sizes(model: ir.Model, node: ir.Node, sizes: tuple[int, ...]) -> None:
+def _write_sizes(model: ir.Model, node: ir.Node, sizes: tuple[int, ...], names: _Names) -> None:
     """Sizes of a Split that had none: an attribute before opset 13, else an input."""
     node.attributes.pop("num_outputs", None)
     if model.opset_imports.get("", 1) < 13:
         node.attributes["split"] = ir.AttrInt64s("split", sizes)
         return
-    name = _free_name(model.graph, f"{node.outputs[0].name}_sizes_compact")
+    name = names.free(f"{node.outputs[0].name}_sizes_compact")
     node.resize_inputs(2)
     node.replace_input_with(1, _new_constant(model, name, np.asarray(sizes, dtype=np.int64)))
 
 
-def _scale(model: ir.Model, node: ir.Node, factor: float) -> None:
+def _scale(model: ir.Model, node: ir.Node, factor: float, names: _Names) -> None:
     graph, value = model.graph, node.outputs[0]
     dtype = value.dtype or ir.DataType.FLOAT
-    stem = _free_name(graph, f"{value.name}_scaled_compact")
+    stem = names.free(f"{value.name}_scaled_compact", "_share")
     share = _new_constant(model, f"{stem}_share", np.asarray(factor, dtype=dtype.numpy()))
     readers = list(value.uses())
     made = ir.Node("", "Mul", [value, share], num_outputs=1, name=stem)
@@ -277,12 +280,19 @@ def _lineage(network: Network, model: ir.Model, plan: Plan) -> dict[tuple[str, i
     return {key: kept for key, kept in composed.items() if key[0] in present}
 
 
-def _free_name(graph: ir.Graph, stem: str) -> str:
-    taken = set(graph.initializers) | {str(value.name) for value in graph.inputs}
-    for node in graph:
-        taken.update(str(value.name) for value in node.outputs)
-        taken.add(str(node.name))
-    name, number = stem, 2
-    while name in taken or f"{name}_indices" in taken:
-        name, number = f"{stem}{number}", number + 1
-    return name
+class _Names:
+    """Names that no node and no value of a graph has, for new ones."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.taken = set(graph.initializers) | {str(value.name) for value in graph.inputs}
+        for node in graph:
+            self.taken.update(str(value.name) for value in node.outputs)
+            self.taken.add(str(node.name))
+
+    def free(self, stem: str, beside: str = "") -> str:
+        """`stem`, with a number if need be; the name followed by `beside` is free too. Both are taken now."""
+        name, number = stem, 2
+        while name in self.taken or name + beside in self.taken:
+            name, number = f"{stem}{number}", number + 1
+        self.taken |= {name, name + beside}
+        return name
