@@ -7,7 +7,8 @@ weights do with it. An index that reacts to a channel lives and dies with it; ot
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,13 +55,21 @@ def reactions(net: Network, coupling: Coupling, seed: int = 0) -> Iterator[React
             spot[axis] = index
             moved[tuple(spot)] += rng.normal(size=moved[tuple(spot)].shape).astype(np.float32) * 3
             after = dict(zip(names, session.run(names, {**feed, summand: moved}), strict=True))
-            changed = {name: before[name] != after[name] for name in names}
+            changed = {name: _differ(before[name], after[name]) for name in names}
             yield Reaction(
                 layer,
                 int(classes[index]),
                 _followed(coupling, changed),
                 any(changed[name].any() for name in graph_outputs),
             )
+
+
+def _differ(one: Array, other: Array) -> Array:
+    """Flags, rounding apart: running sums (LRN) carry it from channel to channel."""
+    if one.dtype.kind != "f":
+        return np.asarray(one != other)
+    scale = max(float(np.abs(array).max(initial=0)) for array in (one, other))
+    return np.asarray(np.abs(one - other) > 1e-5 * scale)
 
 
 def _followed(coupling: Coupling, changed: dict[str, Array]) -> dict[Key, Array]:
@@ -88,10 +97,11 @@ def _alone(
         for use in weight.uses:
             name = str(use.node.outputs[0].name)
             layers.append((weight.name, use.node.op_type, use.input_index, name))
-    for tensor in proto.graph.initializer:
-        if tensor.name in net.weights:
-            zeros = np.zeros(list(tensor.dims), numpy_helper.to_array(tensor).dtype)
-            tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
+    constants = {t.name: t for t in proto.graph.initializer}
+    constants |= {n.output[0]: n.attribute[0].t for n in proto.graph.node if n.op_type == "Constant"}
+    for name in net.weights:
+        array = numpy_helper.to_array(constants[name])
+        constants[name].CopyFrom(numpy_helper.from_array(np.zeros_like(array), constants[name].name))
     found = []
     for number, (weight, kind, slot, name) in enumerate(layers):
         shape = tuple(int(dim) for dim in net.shapes[name])
@@ -113,3 +123,63 @@ def _alone(
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return found, session, names
+
+
+def separate(net: Network, coupling: Coupling, rounds: int = 16) -> list[int]:
+    """Classes that are not pinned and that the graph itself gives no reason to hold together.
+
+    Held together is what reacts to one channel, and what reads and writes a group's only input. Classes that
+    products sum over are left out: no single channel shows which factors meet. A reaction may be hidden (by a
+    closed ReLU), so there are several rounds.
+    """
+    union: dict[object, object] = {}
+
+    def root(one: object) -> object:
+        while union.setdefault(one, one) != one:
+            one = union[one]
+        return one
+
+    def unite(members: list[object]) -> None:
+        for other in members[1:]:
+            union[root(other)] = root(members[0])
+
+    for name, weight in net.weights.items():
+        if weight.groups > 1 and weight.inputs_per_group == 1:
+            each = weight.outputs // weight.groups
+            source = next(read for read in coupling.reads if read.weight == name)
+            for group in range(weight.groups):
+                outputs: list[object] = [("out", name, group * each + one) for one in range(each)]
+                unite([((source.source, source.axis), group), *outputs])
+    found: list[int] = []
+    for number in range(rounds):
+        seen: Counter[str] = Counter()
+        for one in reactions(net, coupling, number):
+            index = seen[one.layer] % coupling.weights[one.layer].output.size
+            seen[one.layer] += 1
+            members: list[object] = [("out", one.layer, index)]
+            for key, flags in one.followed.items():
+                ids = classes_at(coupling, key)
+                members += [(key, int(at)) for at in np.flatnonzero(flags) if ids.flat[at] == one.channel]
+            unite(members)
+        found = _torn(coupling, root)
+        if not found:
+            break
+    return found
+
+
+def _torn(coupling: Coupling, root: Callable[[object], object]) -> list[int]:
+    """Classes, not pinned and not summed over by products, with outputs of layers in several sets."""
+    roots: dict[int, set[object]] = {}
+    for name, ids in coupling.weights.items():
+        for index, one in enumerate(ids.output):
+            roots.setdefault(int(one), set()).add(root(("out", name, index)))
+    apart = coupling.pinned()
+    for link in coupling.links:
+        apart[link.source] = True
+    return [one for one, found in roots.items() if len(found) > 1 and not apart[one]]
+
+
+def classes_at(coupling: Coupling, key: Key) -> Array:
+    """Classes along a followed axis, or over several."""
+    name, place = key
+    return coupling.axes[name, place] if isinstance(place, int) else coupling.grids[name, place]
