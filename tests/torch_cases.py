@@ -50,6 +50,8 @@ WHOLE = RNG.integers(-5, 6, (3, 4))
 SIGNED_INFINITIES = np.array([1, np.inf, -np.inf], dtype=np.float32)
 SPREAD = np.linspace(-300, 300, 24).reshape(2, 3, 4).astype(np.float32)
 CAUSAL = np.tril(np.ones((5, 5), dtype=bool))
+PLACES = np.array([[[[0, 3], [9, 14]], [[17, 18], [28, 31]]]])
+REGIONS = np.array([[0.5, 1, 6, 7], [-2, 2, 3, 9]], dtype=np.float32)
 UNARY = (
     "Abs",
     "Asinh",
@@ -247,6 +249,12 @@ CASES = [
     case("AveragePool", LINE, kernel_shape=[4], strides=[2], auto_pad="SAME_LOWER"),
     case("GlobalAveragePool", ODD),
     case("GlobalMaxPool", CUBE),
+    case(
+        "MaxPool", ODD, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1], outputs=2, note="with places"
+    ),
+    case("MaxPool", CUBE, kernel_shape=[2, 2, 2], outputs=2, note="with places"),
+    case("MaxUnpool", (normal(1, 2, 2, 2), PLACES), kernel_shape=[2, 2], strides=[2, 2]),
+    case("MaxUnpool", (normal(1, 2, 2, 2), PLACES), ints(1, 2, 5, 5), kernel_shape=[2, 2], strides=[2, 2]),
     # normalisation
     case("BatchNormalization", IMAGE, normal(4), normal(4), normal(4), np.abs(normal(4)) + 0.5, opset=8),
     case(
@@ -406,6 +414,50 @@ CASES = [
         mode="cubic",
         exclude_outside=1,
         cubic_coeff_a=-0.5,
+    ),
+    *(
+        case(
+            "Resize",
+            ODD,
+            np.array([0, 0, 0.2, 0.3, 1, 1, 0.9, 1.2], dtype=np.float32),
+            None,
+            ints(2, 3, 4, 5),
+            opset=13,
+            mode=mode,
+            coordinate_transformation_mode="tf_crop_and_resize",
+            extrapolation_value=2.0,
+        )
+        for mode in ("linear", "nearest")
+    ),
+    *(
+        case("GridSample", (IMAGE, np.tanh(normal(2, 5, 6, 2)) * 1.2), opset=20, **extra)
+        for extra in (
+            {},
+            {"mode": "nearest", "padding_mode": "border"},
+            {"mode": "cubic", "align_corners": 1},
+            {"padding_mode": "reflection"},
+        )
+    ),
+    *(
+        case("RoiAlign", IMAGE, REGIONS, ints(1, 0), output_height=3, output_width=2, **extra)
+        for extra in (
+            {},
+            {"sampling_ratio": 2, "spatial_scale": 0.5},
+            {"coordinate_transformation_mode": "output_half_pixel"},
+        )
+    ),
+    case("RoiAlign", (IMAGE, REGIONS), ints(1, 0), sampling_ratio=2, note="regions are data"),
+    case("RoiAlign", IMAGE, REGIONS, ints(1, 0), opset=10, output_height=2, output_width=2),
+    case("Col2Im", normal(2, 12, 12), ints(4, 5), ints(2, 2), opset=18),
+    case(
+        "Col2Im",
+        normal(1, 18, 9),
+        ints(5, 6),
+        ints(3, 3),
+        opset=18,
+        strides=[2, 2],
+        pads=[1, 0, 1, 1],
+        note="strides and pads",
     ),
     # recurrent
     *(

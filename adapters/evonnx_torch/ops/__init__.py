@@ -12,6 +12,7 @@ from evonnx_torch.ops import (
     recurrent,
     reduction,
     resizing,
+    sampling,
     scattering,
     shaping,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "recurrent",
     "reduction",
     "resizing",
+    "sampling",
     "scattering",
     "shaping",
 ]

@@ -3,6 +3,7 @@ map."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -52,15 +53,49 @@ class _Window:
 
 @builder("MaxPool")
 def max_pool(call: Call) -> Emit:
-    """Largest value in each window; padding never wins."""
-    call.only_first_output()
+    """Largest value in each window; padding never wins. Its place counts through the whole tensor."""
     window = _Window(call)
+    if any(call.outputs[1:]):
+        return _max_pool_with_places(call, window)
     pool, kernel, strides, dilations = _MAX[window.dims], window.kernel, window.strides, window.dilations
     if window.simple:
         padding = tuple(window.begins)
         return call.emit(lambda x: pool(x, kernel, strides, padding, dilations))
     pads = window.explicit()
     return call.emit(lambda x: pool(F.pad(x, pads, value=float("-inf")), kernel, strides, 0, dilations))
+
+
+def _max_pool_with_places(call: Call, window: _Window) -> Emit:
+    if not window.simple or call.attr("storage_order", 0):
+        raise Unsupported("the output Indices with uneven padding, ceil_mode or storage_order")
+    n, c, *sizes = call.shape(0)
+    volume = math.prod(sizes)
+    planes = torch.arange(n * c, device=call.example(0).device).reshape(n, c, *(1,) * window.dims) * volume
+    pool, padding = _MAX[window.dims], tuple(window.begins)
+
+    def kernel(x: Tensor) -> tuple[Tensor, Tensor]:
+        y, places = pool(x, window.kernel, window.strides, padding, window.dilations, return_indices=True)
+        return y, places + planes
+
+    return call.emit(kernel, 0)
+
+
+@builder("MaxUnpool")
+def max_unpool(call: Call) -> Emit:
+    """Values at the places they came from, zeros elsewhere."""
+    taps = tuple(call.attr("kernel_shape"))
+    strides = tuple(call.attr("strides") or (1,) * len(taps))
+    pads = tuple(call.attr("pads") or (0,) * (2 * len(taps)))
+    cut = [begin + end for begin, end in zip(pads[: len(taps)], pads[len(taps) :], strict=True)]
+    sizes = zip(call.shape(0)[2:], taps, strides, cut, strict=True)
+    inferred = [(size - 1) * stride + tap - less for size, tap, stride, less in sizes]
+    target = call.ints(2) if call.has(2) else (*call.shape(0)[:2], *inferred)
+    elements = math.prod(target)
+
+    def kernel(x: Tensor, places: Tensor) -> Tensor:
+        return x.new_zeros(elements).index_copy(0, places.reshape(-1), x.reshape(-1)).reshape(target)
+
+    return call.emit(kernel, 0, 1)
 
 
 @builder("AveragePool")

@@ -76,10 +76,16 @@ def arg_extreme(call: Call) -> Emit:
 
 @builder("TopK")
 def top_k(call: Call) -> Emit:
-    """Largest (or smallest) k along an axis, with indices."""
+    """Largest (or smallest) k along an axis, with indices; of equal ones those that come first."""
     k = call.ints(1)[0] if call.has(1) else int(call.attr("k"))
-    axis, largest = int(call.attr("axis", -1)), bool(call.attr("largest", 1))
-    return call.emit(lambda x: tuple(torch.topk(x, k, axis, largest, True)), 0)
+    axis, largest = call.axis(int(call.attr("axis", -1))), bool(call.attr("largest", 1))
+
+    def kernel(x: Tensor) -> tuple[Tensor, Tensor]:
+        # torch.topk picks any of equal ones.
+        values, places = torch.sort(x, dim=axis, descending=largest, stable=True)
+        return values.narrow(axis, 0, k), places.narrow(axis, 0, k)
+
+    return call.emit(kernel, 0)
 
 
 @builder("CumSum")

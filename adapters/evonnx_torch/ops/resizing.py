@@ -42,10 +42,10 @@ def resize(call: Call) -> Emit:
     if call.attr("antialias", 0) and any(s < n for s, n in zip(_target(call)[0], dims, strict=True)):
         raise Unsupported("antialias")
     coordinates = call.attr("coordinate_transformation_mode", "half_pixel")
-    if coordinates == "tf_crop_and_resize":
-        raise Unsupported(coordinates)
     sizes, scales = _target(call)
     nearest = call.attr("nearest_mode", "round_prefer_floor")
+    if coordinates == "tf_crop_and_resize":
+        return _crop(call, sizes, nearest)
     return _resize(call, sizes, scales, call.attr("mode", "nearest"), coordinates, nearest)
 
 
@@ -115,6 +115,38 @@ def _resize(
         return x
 
     return call.emit(by_matrix, 0)
+
+
+def _crop(call: Call, sizes: list[int], nearest: str) -> Emit:
+    """A region in normalised coordinates, stretched; places outside the operand get one value."""
+    dims = call.shape(0)
+    if tuple(sizes) == dims:
+        return call.emit(lambda x: x, 0)  # as onnxruntime does, whatever the region
+    axes = [call.axis(a) for a in call.attr("axes") or range(len(dims))]
+    region = call.floats(1)
+    mode, fill = call.attr("mode", "nearest"), float(call.attr("extrapolation_value", 0.0))
+    device = call.example(0).device
+    weights, outside = [], torch.zeros(1, dtype=torch.bool, device=device)
+    for axis, start, end in zip(axes, region[: len(axes)], region[len(axes) :], strict=True):
+        if (start, end) == (0.0, 1.0) and sizes[axis] == dims[axis]:
+            continue
+        steps = np.linspace(start, end, sizes[axis]) if sizes[axis] > 1 else np.array([(start + end) / 2])
+        at = steps * (dims[axis] - 1)
+        beyond = torch.from_numpy((at < 0) | (at > dims[axis] - 1)).to(device)
+        outside = outside | beyond.reshape([-1 if i == axis else 1 for i in range(len(dims))])
+        at = np.clip(at, 0, dims[axis] - 1)
+        matrix = _matrix(call, "linear" if mode == "nearest" else mode, at, dims[axis])
+        if mode == "nearest":
+            picked = torch.from_numpy(_round(at, nearest).astype(np.int64))
+            matrix = F.one_hot(picked, dims[axis]).t().to(device, torch.float32)
+        weights.append((axis, matrix))
+
+    def kernel(x: Tensor) -> Tensor:
+        for axis, matrix in weights:
+            x = (x.movedim(axis, -1) @ matrix).movedim(-1, axis)
+        return x.masked_fill(outside, fill)
+
+    return call.emit(kernel, 0)
 
 
 def _positions(size: int, target: int, scale: float, coordinates: str) -> Floats:
