@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graph_builder import Builder
 from graphs import GRAPHS
 from hypothesis import given
 from hypothesis import strategies as st
-from torch_support import deep_residual, feed_for, fold_norms, labelled, module_of
+from torch_support import deep_residual, feed_for, fold_norms, labelled, module_of, reference
 
 torch = pytest.importorskip("torch")
 
@@ -310,3 +311,22 @@ def test_shift_moves_each_image_by_at_most_two_pixels() -> None:
         for image, source in zip(flipped, both, strict=True)
     ]
     assert all(hits)
+
+
+def test_a_query_that_sees_no_key_leaves_finite_gradients() -> None:
+    """Softmax of nothing but -inf is NaN and replaced afterwards, as exporters write masked attention."""
+    b = Builder([3, 4])
+    scores = b.matmul("x", 4, 4)
+    bias = np.where(np.tril(np.ones((3, 4)), -1) > 0, 0.0, -np.inf).astype(np.float32)
+    shares = b.node("Softmax", b.node("Add", scores, b.constant(bias)), axis=-1)
+    zero = b.constant(np.float32(0))
+    b.output(b.matmul(b.node("Where", b.node("IsNaN", shares), zero, shares), 4, 5), [3, 5], "y")
+    model = b.model()
+    feed = feed_for(model, np.random.default_rng(0))
+    module = module_of(model)
+    module.train()
+    y = module(module.tensors(feed))["y"]
+    np.testing.assert_allclose(y.detach().numpy(), reference(model, feed)["y"], rtol=1e-4, atol=1e-6)
+    y.square().sum().backward()
+    gradients = [weight.grad for weight in module.weights.values()]
+    assert all(bool(torch.isfinite(g).all()) and bool(g.any()) for g in gradients)

@@ -50,6 +50,7 @@ WHOLE = RNG.integers(-5, 6, (3, 4))
 SIGNED_INFINITIES = np.array([1, np.inf, -np.inf], dtype=np.float32)
 SPREAD = np.linspace(-300, 300, 24).reshape(2, 3, 4).astype(np.float32)
 CAUSAL = np.tril(np.ones((5, 5), dtype=bool))
+BLIND = np.tril(np.ones((5, 5), dtype=bool), -1)  # the first query may see no key
 PLACES = np.array([[[[0, 3], [9, 14]], [[17, 18], [28, 31]]]])
 REGIONS = np.array([[0.5, 1, 6, 7], [-2, 2, 3, 9]], dtype=np.float32)
 UNARY = (
@@ -169,6 +170,12 @@ CASES = [
         for extra in ({}, {"is_causal": 1}, {"scale": 0.3, "softcap": 2.0})
     ),
     case("Attention", (normal(2, 4, 5, 6), normal(2, 4, 5, 6), normal(2, 4, 5, 3), CAUSAL), opset=23),
+    case(
+        "Attention",
+        (normal(2, 4, 5, 6), normal(2, 4, 5, 6), normal(2, 4, 5, 3), BLIND),
+        opset=23,
+        note="a query without keys",
+    ),
     case(
         "Attention",
         (normal(2, 5, 8), normal(2, 3, 4), normal(2, 3, 4), normal(1, 1, 5, 3)),

@@ -177,12 +177,16 @@ class _Compiler:
             else:
                 scope[name] = Value(to_tensor(array), known=True, stored=array.dtype.name)
         nodes = _ancestors(graph, outputs)
+        readers: dict[str, set[str]] = {}
+        for node in nodes:
+            for name in node.inputs:
+                readers.setdefault(name, set()).add(node.op_type)
         last = {name: place for place, node in enumerate(nodes) for name in node.reads()}
         for place, node in enumerate(nodes):
             if node.op_type == "If":
                 self._branch(node, scope)
             else:
-                self._node(node, graph.opset, scope)
+                self._node(node, graph.opset, scope, frozenset(readers.get(node.outputs[0], ())))
             for name in node.reads():
                 value = scope[name]
                 if last[name] == place and not value.known and value.slot in self.owned:
@@ -208,7 +212,7 @@ class _Compiler:
             if name:
                 scope[name] = inner[result]
 
-    def _node(self, node: Node, opset: int, scope: dict[str, Value]) -> None:
+    def _node(self, node: Node, opset: int, scope: dict[str, Value], readers: frozenset[str]) -> None:
         values = tuple(scope[name] if name else None for name in node.inputs)
         if self.setting.batch and node.op_type in _JOINING:
             values = _follow_batch(values, *self.setting.batch)
@@ -220,6 +224,7 @@ class _Compiler:
             outputs=node.outputs,
             training=False,
             norm=self.setting.norm,
+            readers=readers,
             renorm=self.setting.renorms.get(node.outputs[0]),
             batch=self.setting.batch,
             declared_shape=self.setting.declared_shapes.get(node.inputs[0]) if node.inputs else None,

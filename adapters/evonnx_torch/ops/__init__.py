@@ -15,6 +15,7 @@ from evonnx_torch.ops import (
     sampling,
     scattering,
     shaping,
+    softmax,
 )
 from evonnx_torch.ops._base import BUILDERS, Builder, Call, Emit, Unsupported, Value
 
@@ -39,4 +40,5 @@ __all__ = [
     "sampling",
     "scattering",
     "shaping",
+    "softmax",
 ]

@@ -87,6 +87,8 @@ class Call:
     """(declared, actual) leading size where a model declared for one batch size is run with another."""
     declared_shape: tuple[int, ...] | None = None
     """Then: the first operand's shape for the declared batch, if the operand comes from data."""
+    readers: frozenset[str] = frozenset()
+    """Operators that read the first output."""
 
     def attr(self, name: str, default: Any = None) -> Any:
         """An attribute's value."""

@@ -56,7 +56,13 @@ def attention(call: Call) -> Emit:
             else:
                 mask = torch.nn.functional.pad(mask, (0, width), value=-torch.inf) if width else mask
                 scores = scores + mask
-        y = torch.softmax(scores, -1) @ values
+        if causal or mask is not None:
+            # A query that may see no key gets zeros, as in onnxruntime, and passes no gradient.
+            blind = (scores <= torch.finfo(scores.dtype).min).all(-1, keepdim=True)
+            shares = torch.softmax(scores.masked_fill(blind, 0.0), -1).masked_fill(blind, 0.0)
+        else:
+            shares = torch.softmax(scores, -1)
+        y = shares @ values
         return (y.transpose(1, 2).flatten(2) if packed else y), k, v
 
     return call.emit(kernel)

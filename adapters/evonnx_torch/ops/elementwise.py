@@ -300,20 +300,6 @@ def swish(call: Call) -> Emit:
     return call.emit(lambda x: x * torch.sigmoid(alpha * x))
 
 
-@builder("Softmax", "LogSoftmax")
-def softmax(call: Call) -> Emit:
-    """Over one axis since opset 13; before, over all axes from `axis` on as one."""
-    function: Any = torch.softmax if call.op_type == "Softmax" else torch.log_softmax
-    if call.opset >= 13:
-        axis = int(call.attr("axis", -1))
-        return call.emit(lambda x: function(x, axis))
-    axis = call.axis(int(call.attr("axis", 1)))
-    shape = call.shape(0)
-    if all(size == 1 for size in shape[axis + 1 :]):
-        return call.emit(lambda x: function(x, axis))
-    return call.emit(lambda x: function(x.flatten(axis), axis).reshape(shape))
-
-
 @builder("BitShift")
 def bit_shift(call: Call) -> Emit:
     """Integer shift left or right."""
