@@ -151,7 +151,10 @@ def edges_of(
             columns = np.logical_and.reduce([one for one in silent if one is not None])
             columns = columns.reshape(weight.groups, weight.inputs_per_group)
             if columns.any():
-                flags = flags & ~np.repeat(columns, weight.outputs // weight.groups, axis=0)
+                rows = (
+                    columns if weight.groups == 1 else np.repeat(columns, flags.shape[0] // weight.groups, 0)
+                )
+                flags = flags & ~rows
         classes = coupling.weights[name]
         found[name] = Edges(weight, classes.output, classes.input, flags)
     return found

@@ -149,18 +149,18 @@ def removability(network: Network, coupling: Coupling, masks: Mapping[str, Flags
     for number, classes in enumerate(groups):
         group_of[classes] = number
     holders_of, holders = _holders(coupling)
-    described = np.stack([group_of, ~(held | floor), holders_of], axis=1)
-    kinds, kind_of = np.unique(described, axis=0, return_inverse=True)
-    pairs = _pairs(network, coupling, masks, np.asarray(kind_of).reshape(-1))
+    gone = ~(held | floor)
+    described = ((group_of + 1) * 2 + gone) * len(holders) + holders_of
+    _, first, kind_of = np.unique(described, return_index=True, return_inverse=True)
     return Removability(
         pins=coupling.pins,
         groups=groups,
         held=held,
         floor=floor,
-        _pairs=pairs,
-        _group_of=kinds[:, 0],
-        _gone=kinds[:, 1].astype(np.bool_),
-        _holders=tuple(holders[number] for number in kinds[:, 2]),
+        _pairs=_pairs(network, coupling, masks, np.asarray(kind_of).reshape(-1)),
+        _group_of=group_of[first],
+        _gone=gone[first],
+        _holders=tuple(holders[number] for number in holders_of[first].tolist()),
     )
 
 
@@ -245,8 +245,8 @@ def _pairs(network: Network, coupling: Coupling, masks: Mapping[str, Flags], kin
     tables = [np.zeros((5, 0))]
     for name, weight in network.weights.items():
         classes = coupling.weights[name]
-        read = _rows(weight, classes.input)
-        one = weight.inputs_per_group == 1 and np.array_equal(classes.output, read[:, 0])
+        single = weight.inputs_per_group == 1
+        one = single and np.array_equal(classes.output, _rows(weight, classes.input)[:, 0])
         table = _pairs_of(weight, kind_of[classes.output], kind_of[classes.input], masks[name])
         price = np.nan if weight.macs_per_tap is None else weight.macs_per_tap
         tables.append(np.stack([*table[:2], np.full(table.shape[1], one), table[2], price * table[3]]))
@@ -266,7 +266,7 @@ def _pairs_of(weight: Weight, output: ClassIds, inputs: ClassIds, mask: Flags) -
     """Rows (kind of output, kind of input, live synapses, all synapses) of one weight, shape (4, n)."""
     rows, row_of = _numbered(output)
     columns, column_of = _numbered(inputs)
-    live = None if mask.all() else np.asarray(np.count_nonzero(weight.to_canonical(mask), axis=2))
+    live = None if mask.all() else _slices(weight.to_canonical(mask))
     if weight.groups == 1:
         stored = np.multiply.outer(np.bincount(row_of), np.bincount(column_of[0]))
         counted = None if live is None else _summed(_summed(live, row_of).T, column_of[0]).T
@@ -292,8 +292,15 @@ def _numbered(values: ClassIds) -> tuple[ClassIds, ClassIds]:
     return distinct, np.asarray(positions).reshape(values.shape)
 
 
-def _summed(counts: NDArray[np.int64], label: ClassIds) -> NDArray[np.int64]:
+def _slices(mask: Flags) -> NDArray[np.generic]:
+    """Live synapses of each (o, i) slice: numbers, or flags where there is one in each."""
+    return mask[:, :, 0] if mask.shape[2] == 1 else np.asarray(np.count_nonzero(mask, axis=2))
+
+
+def _summed(counts: NDArray[np.generic], label: ClassIds) -> NDArray[np.int64]:
     """Rows with equal labels added up: (labels, columns) from (rows, columns)."""
+    if label.size and label[0] == label.max() == label.min():
+        return np.asarray(counts.sum(axis=0, dtype=np.int64, keepdims=True))
     order = np.argsort(label, kind="stable")
     starts = np.flatnonzero(np.diff(label[order], prepend=-1))
-    return np.asarray(np.add.reduceat(counts[order], starts, axis=0))
+    return np.asarray(np.add.reduceat(counts[order], starts, axis=0, dtype=np.int64))

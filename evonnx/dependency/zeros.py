@@ -138,7 +138,10 @@ class Evaluator:
         source = self.evaluate(term.source)
         if source is not None and source.any():
             columns = source.reshape(weight.groups, weight.inputs_per_group)
-            live = live & ~np.repeat(columns, weight.outputs // weight.groups, axis=0)
+            if weight.groups == 1:
+                live = live[:, ~columns[0]]
+            else:
+                live = live & ~np.repeat(columns, weight.outputs // weight.groups, axis=0)
         silent: Flags = ~np.any(live, axis=1)
         bias = None if term.bias is None else self.evaluate(term.bias)
         return silent if bias is None else silent & bias
