@@ -2,7 +2,7 @@
 
     python benchmarks/compaction.py [--only resnet50,vit-b16] [--rounds 3] [--proof] [--scaling-only]
 
-evonnx reads a file in which a random half of all channels is masked, and plans and carries out their removal;
+evonnx reads a file in which half of all channels are masked, and plans and carries out their removal;
 Torch-Pruning (`pip install torch-pruning`; left out where it is missing) prunes half of all channels of the
 torch module, set up as its README shows and with no settings for single models. Each measurement is a process
 of its own, the tools take turns. Graph: analysis of the coupling, or tracing into a dependency graph.
@@ -74,12 +74,13 @@ def _memory(field: str) -> int:
 
 
 def prepare(name: str, folder: Path) -> dict[str, Any]:
-    """Export an architecture and mask a random half of its channels: `<name>.onnx`, `<name>-masked.onnx`."""
+    """Export an architecture and mask half of its channels: `<name>.onnx`, `<name>-masked.onnx`."""
     import numpy as np
     import torch
     from architectures import ARCHITECTURES
 
     from evonnx.dependency import analyse
+    from evonnx.dependency.groups import channel_groups
     from evonnx.masking import apply_masks
     from evonnx.network import load_network
     from evonnx.onnx_io import save_model
@@ -93,12 +94,16 @@ def prepare(name: str, folder: Path) -> dict[str, Any]:
         torch.onnx.export(one.build().eval(), (example,), str(path), dynamo=False, input_names=["x"])
     network = load_network(path)
     coupling = analyse(network)
-    alive = (np.random.default_rng(0).random(coupling.n_classes) < 0.5) | coupling.pinned()
+    # Every second channel of each group: as many in every head and group of a convolution.
+    alive = np.ones(coupling.n_classes, dtype=np.bool_)
+    for classes in channel_groups(coupling):
+        alive[classes[1::2]] = False
+    alive |= coupling.pinned()
     masks = {}
     for label, weight in network.weights.items():
-        classes = coupling.weights[label]
-        reads = np.repeat(alive[classes.input], weight.outputs // weight.groups, axis=0)
-        keep = (alive[classes.output][:, None] & reads)[:, :, None]
+        ends = coupling.weights[label]
+        reads = np.repeat(alive[ends.input], weight.outputs // weight.groups, axis=0)
+        keep = (alive[ends.output][:, None] & reads)[:, :, None]
         shape = (weight.outputs, weight.inputs_per_group, weight.taps)
         masks[label] = weight.from_canonical(np.broadcast_to(keep, shape))
     save_model(apply_masks(network, coupling, masks), folder / f"{name}-masked.onnx")
@@ -144,8 +149,11 @@ def remove_with_torch_pruning(name: str, folder: Path, proof: bool) -> dict[str,
             module = one.build().eval()
         weights = list(module.parameters())
         before, size = (sum(part(p) for p in weights) for part in (torch.Tensor.numel, _bytes_of))
+        # As the README has it, what classifies is left alone.
         heads = [
-            part for label, part in module.named_modules() if label.split(".")[-1] in ("classifier", "head")
+            part
+            for label, part in module.named_modules()
+            if label.split(".")[-1] in ("classifier", "head") or getattr(part, "out_features", 0) == 1000
         ]
         importance = pruning.importance.MagnitudeImportance(p=2)
         with meter.phase("graph"):
