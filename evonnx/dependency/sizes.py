@@ -15,6 +15,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from evonnx.onnx_io import constant_tensor
+
 Sizes = NDArray[np.object_]
 """Entries: int or `Size`; rank 0 or 1."""
 
@@ -162,6 +164,8 @@ def _unsqueeze(node: ir.Node, operands: Sequence[Sizes | None]) -> Sizes | None:
 
 def _written(node: ir.Node, slot: int, entries: Sizes) -> Sizes:
     """Plain numbers know from here on where they are written down."""
+    if constant_tensor(node.inputs[slot]) is None:
+        return entries
     found = np.empty(entries.size, dtype=object)
     for position, entry in enumerate(entries.ravel()):
         plain = isinstance(entry, (int, np.integer)) and not isinstance(entry, Number)

@@ -30,7 +30,7 @@ from evonnx.dependency.coupling import Taken
 from evonnx.dependency.grids import Component, Equal, Placed, Step, View, line_component, place
 from evonnx.dependency.ids import IdArray
 from evonnx.dependency.scope import Scope
-from evonnx.dependency.sizes import Size
+from evonnx.dependency.sizes import Number, Size
 from evonnx.dependency.views import arrive
 
 Block = tuple[tuple[int, ...], tuple[int, ...]]
@@ -135,8 +135,10 @@ class ReshapingRule:
                 scope.pin(origin, node, "Reshape copies their number to another axis")
         elif entry > 0:
             scope.need_number(entry, ids)
-            if ids is not None and node.inputs[1] is not None and scope.constant(node.inputs[1]) is not None:
+            if ids is not None and scope.constant(node.inputs[1]) is not None:
                 scope.count(node, 1, position, ids)
+            elif ids is not None and not isinstance(entry, Number):
+                scope.pin(ids, node, "Reshape is told their number by a part of a computed shape")
 
 
 class _Reshaped:
