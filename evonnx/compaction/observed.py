@@ -96,7 +96,10 @@ def _joined(arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 def _read(edge: Edges, rows: NDArray[np.int64]) -> ClassIds:
     """Classes that some rows of a weight read, some of them several times."""
-    live = edge.live[rows]
+    if rows.size < edge.output.size:
+        live = edge.live[rows]
+    else:
+        live, rows = edge.live, np.arange(rows.size)
     if edge.weight.groups == 1:
         return np.asarray(edge.input[0][live.any(axis=0)])
     group = rows // (edge.weight.outputs // edge.weight.groups)
