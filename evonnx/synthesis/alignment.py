@@ -105,13 +105,15 @@ def assess(
         considered,
         considered - len(relaxed),
         tuple(relaxed.values()),
-        _uneven(coupling, alive, reasons),
+        _uneven(coupling, available, alive, reasons),
     )
 
 
-def _uneven(coupling: Coupling, alive: Mask, reasons: Mapping[int, str]) -> tuple[str, ...]:
+def _uneven(coupling: Coupling, available: Mask, alive: Mask, reasons: Mapping[int, str]) -> tuple[str, ...]:
     found = []
     for constraint in coupling.equal_counts:
+        if not (available & ~alive)[constraint.classes].any():
+            continue  # nothing of this sample's doing
         rows = alive[constraint.classes].sum(axis=-1)[constraint.kept_rows(alive)]
         if rows.size and rows.min() != rows.max():
             known = {reasons[one] for one in np.unique(constraint.classes).tolist() if one in reasons}

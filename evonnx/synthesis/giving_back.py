@@ -27,6 +27,8 @@ _ENOUGH = 2.0
 
 _WASTE = 1.1
 """Savings are estimates: so much more is asked for where small steps are to replace a large one."""
+_UNUSED = 0.01
+"""Share of the bound that a step may leave unused if others would do."""
 _TRIES = 64
 """Steps that are tried when looking for some that fit in again."""
 
@@ -160,7 +162,7 @@ def give_back(
     if few == 0:
         return alive.copy()
     before = without(few - 1)
-    smaller = _smaller(offers, few - 1, amounts.total(before) - bound)
+    smaller = _smaller(offers, few - 1, amounts.total(before) - bound, bound)
     if smaller:
         instead = before.copy()
         for offer in smaller:
@@ -187,9 +189,11 @@ def _offers(
             yield _Offer((tier, rate, lot, number), family, step.classes, saving, step.log_weight)
 
 
-def _smaller(offers: Sequence[_Offer], last: int, needed: float) -> list[_Offer]:
-    """Steps further on that together save what is still needed and lose less than the step at `last`, which
-    saves more than that; none if there are none."""
+def _smaller(offers: Sequence[_Offer], last: int, needed: float, bound: float) -> list[_Offer]:
+    """Steps further on that together save what is still needed, in place of the step at `last`, which saves
+    more: where they lose less, or where that step would leave much of the bound unused. None if there are
+    none."""
+    most = 1.0 if offers[last].saving - needed < _UNUSED * bound else np.inf
     taken: list[_Offer] = []
     best: list[_Offer] = []
     blocked = {offers[last].family}
@@ -199,12 +203,12 @@ def _smaller(offers: Sequence[_Offer], last: int, needed: float) -> list[_Offer]
             continue
         weight = float(np.exp(offer.log_weight - offers[last].log_weight))
         if saved + offer.saving < needed * _WASTE:
-            if lost + weight >= 1:
+            if lost + weight >= most:
                 break
             taken.append(offer)
             saved, lost = saved + offer.saving, lost + weight
             continue
-        if saved + offer.saving < least and lost + weight < 1:
+        if saved + offer.saving < least and lost + weight < most:
             best, least = [*taken, offer], saved + offer.saving
         blocked.add(offer.family)
     return best
