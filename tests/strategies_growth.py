@@ -17,7 +17,10 @@ from onnx import numpy_helper
 
 _LIMIT = float(2**22)
 _ROOM = 15.0
-_SUMS = frozenset({"Add", "Sub", "Sum", "Concat"})
+_SUMS = frozenset({"Add", "Sub", "Sum"})
+_OF_FIRST = frozenset(
+    {"Expand", "Gather", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"}
+)
 _PRODUCTS = frozenset({"Mul", "MatMul", "Einsum"})
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _AT_MOST_ONE = frozenset({"Softmax", "Sigmoid", "HardSigmoid", "Tanh"})
@@ -80,7 +83,9 @@ class BoundedBuilder(Builder):
             return max(self.bounds[name] for name in inputs[1:])
         if op_type == "PRelu":
             return bounds[0] * max(1.0, bounds[1])
-        if op_type == "Expand":
+        if op_type == "Shape":
+            return 0.0
+        if op_type in _OF_FIRST:
             return bounds[0]
         return max(bounds, default=0.0)
 

@@ -135,7 +135,8 @@ def same_size(t: Tip, channels: int, side: int) -> str:
         t.tensor = t.builder.conv(t.tensor, t.channels, channels, 2, strides=[1, 1], pads=[0, 0, 0, 0])
         t.side, t.channels = t.side - 1, channels
     if t.side < side:
-        scales = t.builder.constant(np.asarray([1, 1, side / t.side, side / t.side], np.float32))
+        times = (side + 0.1) / t.side  # rounded down to the side
+        scales = t.builder.constant(np.asarray([1, 1, times, times], np.float32))
         rest = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         t.on("Resize", "", scales, mode="nearest", **rest)
         t.side = side
