@@ -213,8 +213,7 @@ class Fit:
         """Members that each of `count` lines' atoms can keep."""
         if not self.family.lines.size or stack.kind.line[0] < 0:
             return int(stack.usable.min())
-        by_line = np.sort([int(stack.usable[atoms].min()) for atoms in stack.of_lines])[::-1]
-        return int(by_line[count - 1])
+        return int(stack.most_by_lines[count - 1])
 
     @cached_property
     def _forced_lines(self) -> Mask:

@@ -52,11 +52,11 @@ class Stack:
         """Log probability of the last that would live if the most probable did."""
 
     @cached_property
-    def of_lines(self) -> list[NDArray[np.int64]]:
-        """Atoms by line; shape (atoms per line,) each."""
+    def most_by_lines(self) -> NDArray[np.int64]:
+        """Members that each atom of the n + 1 best supplied lines can keep, shape (L,)."""
         order = np.argsort(self.kind.line, kind="stable")
-        cuts = np.flatnonzero(np.diff(self.kind.line[order])) + 1
-        return np.split(order, cuts)
+        starts = np.flatnonzero(np.diff(self.kind.line[order], prepend=-1))
+        return np.sort(np.minimum.reduceat(self.usable[order], starts))[::-1]
 
     def surviving(self, lines: Mask) -> Mask:
         """Atoms that do not go with a line, shape (A,)."""
