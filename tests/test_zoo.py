@@ -5,18 +5,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from removal_support import random_masks, reread
 from zoo import ZOO
-from zoo.shares import Shares, record, removable_shares
+from zoo.shares import Shares, golden, record, removable_shares
 
+from evonnx.clusters import find_clusters
 from evonnx.dependency import Coupling, analyse
+from evonnx.environment import Budget
+from evonnx.errors import ProofError
+from evonnx.evolution import EvolveOptions, Pressure, Retraining, Selection, evolve
+from evonnx.genome import encode
+from evonnx.masking import apply_masks
+from evonnx.masks import Masks
 from evonnx.network import Network, load_network
+from evonnx.onnx_io import save_model
+from evonnx.plugins import get
+from evonnx.steps import compact
+from evonnx.synthesis import synthesize
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -29,6 +43,21 @@ CASES = [
     *((name, "torchscript") for name in ZOO),
     *(pytest.param(name, "dynamo", marks=() if name in QUICK_DYNAMO else pytest.mark.slow) for name in ZOO),
 ]
+
+MAY_BE_VOID = {"efficientnet"}
+"""Behind many gates in a row redrawn signals fade beside the biases, and the proof has no power there. Void
+is not a pass: it is reported as an expected failure. A difference fails the test here as everywhere."""
+
+
+@contextlib.contextmanager
+def power_expected(name: str) -> Iterator[None]:
+    """Turns a void proof of the architectures named above, and nothing else, into an expected failure."""
+    try:
+        yield
+    except ProofError as error:
+        if name in MAY_BE_VOID and str(error).startswith("The proof is void"):
+            pytest.xfail(str(error))
+        raise
 
 
 @pytest.fixture(scope="session")
@@ -61,11 +90,21 @@ def test_there_are_architectures_of_every_family() -> None:
 
 
 @pytest.mark.parametrize(("name", "exporter"), CASES)
-def test_is_analysed(name: str, exporter: str, exported: Exported) -> None:
+def test_half_of_the_channels_go(name: str, exporter: str, exported: Exported, tmp_path: Path) -> None:
     path = exported(name, exporter)
-    onnx.checker.check_model(str(path), full_check=True)
     network = load(path, name, exporter)
-    check_pins(network, analyse(network))
+    coupling = analyse(network)
+    check_pins(network, coupling)
+    found, wanted = removable_shares(network, coupling), golden()[f"{name}-{exporter}"]
+    assert found["synapses"] >= wanted["synapses"]
+    if wanted["macs"] is not None:
+        assert found["macs"] is not None
+        assert found["macs"] >= wanted["macs"]
+    assert len(found["unprunable"]) <= len(wanted["unprunable"])
+    rng = np.random.default_rng(0)
+    for masks in (random_masks(network, coupling, "channel", rng, 0.5), synthesized(network, coupling, rng)):
+        with power_expected(name):
+            check_removal(network, coupling, masks, tmp_path / "compact.onnx")
 
 
 def check_pins(network: Network, coupling: Coupling) -> None:
@@ -75,6 +114,54 @@ def check_pins(network: Network, coupling: Coupling) -> None:
     for one in network.unprunable:
         assert one.reason
         assert one.node_label
+
+
+def synthesized(network: Network, coupling: Coupling, rng: np.random.Generator) -> Masks:
+    """An offspring of whole channels that keeps about half of the synapses, or as many as pins demand."""
+    encoding = get("encodings", "adaptive")
+    genome = encode(network, find_clusters(network, coupling, "channel"), encoding)
+    budget = Budget(share=0.5)
+    return synthesize(network, coupling, genome, budget, rng, levels="clusters", best_effort=True).masks
+
+
+def check_removal(network: Network, coupling: Coupling, masks: Masks, target: Path) -> None:
+    """`compact` itself demands the proof, and that it is not void."""
+    masked = reread(apply_masks(network, coupling, masks), network)
+    removal = compact(masked, threads=1)
+    assert removal.proof.passed
+    assert not removal.proof.void
+    save_model(removal.compacted.model, target)
+    onnx.checker.check_model(str(target), full_check=True)
+    before, after = onnx.load(network.source), onnx.load(target)
+    assert [*before.graph.input] == [*after.graph.input]
+    assert [*before.graph.output] == [*after.graph.output]
+    if not coupling.pinned().all():
+        assert not removal.plan.is_empty()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ZOO)
+def test_one_generation_without_data(name: str, exported: Exported, tmp_path: Path) -> None:
+    path = exported(name, "torchscript")
+    task = tmp_path / "task.toml"
+    task.write_text(
+        '[task]\nkind = "distillation"\ntrain_size = 16\nvalidation_size = 16\ntest_size = 16\n'
+        "[retrain]\nbatch_size = 8\nthreads = 1\n"
+    )
+    options = EvolveOptions(
+        max_drop=10.0,
+        threads=1,
+        pressure=Pressure(keep=0.8, best_effort=True, align=1),
+        selection=Selection(screen=2),
+        retraining=Retraining(epochs=1, recovery_epochs=0),
+        input_shapes=load(path, name, "torchscript").input_shapes,
+    )
+    with power_expected(name):
+        run = evolve(path, task, tmp_path / "run", options, generations=1)
+    row = run.record["generations"][0]
+    assert row["proof"]["passed"]
+    assert row["synapses"] < row["synapses_ancestor"]
+    assert np.isfinite(row["score"])
 
 
 def take_record(core: str) -> None:
