@@ -25,6 +25,7 @@ from evonnx.dependency.coupling import (
     Place,
     Read,
     Relabel,
+    Taken,
 )
 from evonnx.dependency.grids import Component, Equal, line_component
 from evonnx.dependency.ids import IdArray, UnionFind
@@ -132,11 +133,11 @@ class Scope(Rewrites, Branches):
         for one in found:
             for equal in one.pending:
                 self._register(equal)
-        settled = [replace(one, view=None, pending=()) for one in found]
-        self.grids_of[str(value.name)] = [one for one in settled if len(one.axes) > 1]
-        for one in settled:
-            if len(one.axes) == 1:
-                self.carry_grid(value, one)
+        self.grids_of[str(value.name)] = [one for one in found if one.view is None]
+        for one in found:
+            if one.view is not None:
+                flow = Taken(self.activation(one.view.source, one.view.axis), one.view.positions)
+                self.carry_grid(value, replace(one, view=None, pending=()), flow)
         return self.views(value)
 
     def components(self, value: ir.Value | None) -> list[Component]:
