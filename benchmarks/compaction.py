@@ -1,6 +1,6 @@
 """What removal costs in time and memory, beside Torch-Pruning on the same architectures in one run.
 
-    python benchmarks/compaction.py [--only resnet50,vit-b16] [--rounds 3] [--proof] [--scaling-only]
+    python benchmarks/compaction.py [--only resnet50,unet] [--rounds 3] [--proof] [--out FILE] [--scaling-only]
 
 evonnx reads a file in which half of all channels are masked, and plans and carries out their removal;
 Torch-Pruning (`pip install torch-pruning`; left out where it is missing) prunes half of all channels of the
@@ -8,7 +8,7 @@ torch module, set up as its README shows and with no settings for single models.
 of its own, the tools take turns. Graph: analysis of the coupling, or tracing into a dependency graph.
 Removal: plan and apply, or one step of the pruner. Peak: the process at its largest during a phase, less what
 it had before it read or built the model, over the bytes of the model's weights. Torch-Pruning proves nothing;
-evonnx's proof is timed apart, with --proof.
+evonnx's proof is timed apart, with --proof. --out has seconds and peak memory of every single phase.
 
 A second table grows a residual network and a DenseNet from 1x to 8x blocks. Meant for an idle machine with 2
 cores; CPU seconds are shown beside, and exit code 1 means that a limit was missed.
@@ -34,7 +34,9 @@ from typing import Any
 LIMITS = {"resnet50": 0.5, "densenet121": 1.5, "vit-b16": 1.5}
 """Seconds for analysis, plan and apply together."""
 TIMES_MODEL = 3.0
-"""Peak memory of those, in sizes of the model."""
+"""Peak memory of those, in sizes of the model ..."""
+LEAST_BYTES = 1 << 24
+"""... of at least this size: beside a smaller one, code and bookkeeping weigh more than its weights."""
 SECONDS_AT_MOST = 90
 """Given to either tool for one architecture; what takes longer has failed."""
 SCALES = (1, 2, 4, 8)
@@ -208,8 +210,8 @@ def child(task: str, name: str, folder: Path, proof: bool = False) -> dict[str, 
 # ---------------------------------------------------------------------------------------------- the tables
 
 
-def compare(names: list[str], rounds: int, proof: bool) -> bool:
-    """The first table; whether all limits were met."""
+def compare(names: list[str], rounds: int, proof: bool, raw: dict[str, Any]) -> bool:
+    """The first table; whether all limits were met. `raw` is filled with all that was measured."""
     tools = [tool for tool in TOOLS if tool == "evonnx" or importlib.util.find_spec("torch_pruning")]
     if len(tools) == 1:
         print("Torch-Pruning is not installed (pip install torch-pruning): evonnx alone.\n")
@@ -231,6 +233,7 @@ def compare(names: list[str], rounds: int, proof: bool) -> bool:
                     if not any("error" in one for one in found[tool]):
                         first = proof and turn == 0 and tool == "evonnx"
                         found[tool].append(child(tool, name, folder, first))
+            raw[name] = found
             for tool in tools:
                 print(row(name, tool, found[tool]), flush=True)
             if not any("error" in one for ones in found.values() for one in ones):
@@ -284,7 +287,7 @@ def within(name: str, ones: list[dict[str, Any]]) -> bool:
         peak = max(together("evonnx", one, "peak") / one["bytes"] for one in ones)
         if seconds > LIMITS.get(name, float("inf")):
             missed.append(f"{seconds:.2f} s where {LIMITS[name]} s are allowed")
-        if peak > TIMES_MODEL and ones[0]["bytes"] > 1 << 24:
+        if peak > TIMES_MODEL and ones[0]["bytes"] >= LEAST_BYTES:
             missed.append(f"peak memory of {peak:.1f}x the model where {TIMES_MODEL}x are allowed")
     for one in missed:
         print(f"evonnx missed a limit on {name}: {one}", file=sys.stderr)
@@ -351,6 +354,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--proof", action="store_true")
     parser.add_argument("--scaling-only", action="store_true")
+    parser.add_argument("--out", type=Path, help="a JSON file for every single measurement")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -366,7 +370,10 @@ def main() -> int:
         from architectures import ARCHITECTURES
 
         names = options.only.split(",") if options.only else list(ARCHITECTURES)
-        met = compare(names, options.rounds, options.proof)
+        raw: dict[str, Any] = {}
+        met = compare(names, options.rounds, options.proof, raw)
+        if options.out:
+            options.out.write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")
     return 0 if scaling(options.rounds) and met else 1
 
 
