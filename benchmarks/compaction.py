@@ -1,6 +1,6 @@
 """What removal costs in time and memory, beside Torch-Pruning on the same architectures in one run.
 
-    python benchmarks/compaction.py [--only resnet50,unet] [--rounds 3] [--proof] [--out FILE] [--scaling-only]
+    python benchmarks/compaction.py [--only resnet50] [--rounds 3] [--proof] [--out FILE] [--scaling-only]
 
 evonnx reads a file in which half of all channels are masked, and plans and carries out their removal;
 Torch-Pruning (`pip install torch-pruning`; left out where it is missing) prunes half of all channels of the
