@@ -74,6 +74,8 @@ class Compared:
     cuts: tuple[tuple[Axes, Indices], ...]
     """(axis or axes, indices of the masked model's tensor that the compact one has); none: they are alike."""
     node_label: str
+    is_output: bool = False
+    """Whether it is an output of the model."""
 
     def kept(self, array: Array) -> Array:
         """The part of the masked model's tensor that the compact one has."""
@@ -142,7 +144,7 @@ def compared_tensors(
                 continue
             if name in present:
                 label = node.name or f"{node.op_type}#{position}"
-                tensors.append(Compared(name, tuple(cuts.get(name, ())), label))
+                tensors.append(Compared(name, tuple(cuts.get(name, ())), label, name in outputs))
             else:
                 gone.append(name)
     return tensors, gone

@@ -51,6 +51,9 @@ class Tally:
     sensitivity: float = 0.0
     uniform: bool = True
     """Whether it held one number only, whatever the input."""
+    silent: list[bool] = field(default_factory=lambda: [True, True])
+    """Whether it was exactly zero everywhere: with the weights as they are, and redrawn."""
+    seen_redrawn: bool = False
     faults: list[str] = field(default_factory=list)
     seen: int = 0
     is_float: bool = True
@@ -58,8 +61,11 @@ class Tally:
 
     @property
     def constant(self) -> bool:
-        """Whether it is a pattern that no input changes in the least: what is made of a class token."""
-        return self.sensitivity == 0 and not self.uniform
+        """Whether it is a pattern that no input changes in the least (what is made of a class token), or zero
+        whatever the live weights are (products of queries and keys that are all dead). What the model puts
+        out has to react."""
+        zero = self.seen_redrawn and all(self.silent) and not self.compared.is_output
+        return self.sensitivity == 0 and (zero or not self.uniform)
 
 
 def is_allowed(want: Array, own: Sequence[Array], got: Array, tolerance: float) -> bool:
@@ -111,6 +117,8 @@ def enter(
     if (want.size and not finite.any()) or not noise <= _MOST_NOISE * largest:
         return
     tally.seen += 1
+    tally.silent[redrawn] &= largest == 0
+    tally.seen_redrawn |= redrawn
     tally.uniform &= bool(want.size == 0 or np.all(want == want.flat[0]))
     relative = difference / largest if largest > 0 else (0.0 if difference == 0 else float("inf"))
     tally.differences[redrawn] = max(tally.differences[redrawn], relative)
