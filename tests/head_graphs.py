@@ -208,3 +208,29 @@ def group_norm_as_exported(b: Builder, y: str) -> str:
     y = b.node("Reshape", rows, b.node("Shape", y))
     y = b.node("Mul", y, b.constant(b.values(6, 1, 1)))
     return b.node("Relu", b.node("Add", y, b.constant(b.values(6, 1, 1))))
+
+
+@images(into=4, integers=True)
+def slices_from_the_end_integers(b: Builder, y: str) -> str:
+    """Numbers from the end change when channels go that lie outside the slice, too."""
+    first = b.node("Slice", y, b.ints(0), b.ints(-4), b.ints(1))
+    middle = b.node("Slice", y, b.ints(-4), b.ints(-2), b.ints(1))
+    parts = b.node("Concat", first, middle, axis=1)
+    return b.node("Add", b.conv(parts, 4, 4, 1), b.conv(y, 6, 4, 1))
+
+
+@images(into=6, integers=True)
+def shuffled_twice_integers(b: Builder, y: str) -> str:
+    """One relabelling reads another's result."""
+    y = b.node("Reshape", b.conv(y, 6, 6, 1), b.ints(1, 2, 3, 4, 4))
+    y = b.node("Reshape", b.node("Transpose", y, perm=[0, 2, 1, 3, 4]), b.ints(1, 6, 4, 4))
+    return b.node("Slice", y, b.ints(-1), b.ints(-(2**40)), b.ints(1), b.ints(-1))
+
+
+@images(into=3, integers=True)
+def relabelled_output_integers(b: Builder, y: str) -> str:
+    """What a relabelling gives is a graph output: its source may lose the other channels."""
+    y = b.conv(y, 6, 6, 1)
+    part = b.node("Slice", y, b.ints(0), b.ints(2**40), b.ints(1), b.ints(2))
+    b.output(part, [1, 3, 4, 4])
+    return b.conv(y, 6, 3, 1)

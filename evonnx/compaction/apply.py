@@ -172,8 +172,9 @@ def _relabel(model: ir.Model, nodes: list[ir.Node], plan: Plan, names: _Names) -
         value = made.outputs[0]
         value.type, value.shape = old.type, old.shape
         graph.insert_before(nodes[one.node.index], made)
-        old.replace_all_uses_with(value)
+        old.replace_all_uses_with(value, replace_graph_outputs=True)
         old.name, value.name = stem, name
+        values[name] = value
 
 
 def _write_sizes(model: ir.Model, node: ir.Node, sizes: tuple[int, ...], names: _Names) -> None:

@@ -53,7 +53,7 @@ class Changes:
             if one.node not in self.gone and not kept[one.classes].all()
         }
         for rewrite in self.coupling.counts:
-            if rewrite.node in self.gone or kept[rewrite.classes].all():
+            if rewrite.node in self.gone or not rewrite.changes(kept):
                 continue
             count = rewrite.count(kept)
             if isinstance(rewrite.slot, str):

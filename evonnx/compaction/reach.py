@@ -59,8 +59,14 @@ def needed_nodes(
         relabelled: values that are taken from another one directly.
         dropped: (node, input index) that are no longer read.
     """
+
+    def maker(value: ir.Value) -> ir.Node | None:
+        while value in relabelled:  # one relabelling may read another's result
+            value = relabelled[value]
+        return value.producer()
+
     needed: set[ir.Node] = set()
-    waiting: list[ir.Node | None] = [value.producer() for value in graph.outputs]
+    waiting: list[ir.Node | None] = [maker(value) for value in graph.outputs]
     waiting += [node for node in graph if not any(v.uses() or v.is_graph_output() for v in node.outputs)]
     while waiting:
         node = waiting.pop()
@@ -69,5 +75,5 @@ def needed_nodes(
         needed.add(node)
         inputs = [value for slot, value in enumerate(node.inputs) if (node, slot) not in dropped]
         reads = [bypasses[node]] if node in bypasses else [*inputs, *captured_values(node)]
-        waiting.extend(relabelled.get(value, value).producer() for value in reads if value is not None)
+        waiting.extend(maker(value) for value in reads if value is not None)
     return needed

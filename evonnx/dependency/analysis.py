@@ -231,7 +231,14 @@ def _finish(scope: Scope) -> Coupling:
         wire_class=wire_class,
         weight_wires={name: WeightClasses(wires(w.output), wires(w.input)) for name, w in _ordered(scope)},
         vector_wires=tuple(wires(scope.axes[v.name, v.axis]) for v in unique),
-        counts=tuple(replace(rewrite, classes=classes(rewrite.classes)) for rewrite in scope.counts),
+        counts=tuple(
+            replace(
+                rewrite,
+                classes=classes(rewrite.classes),
+                axis=None if rewrite.axis is None else classes(rewrite.axis),
+            )
+            for rewrite in scope.counts
+        ),
         indices=tuple(replace(rewrite, classes=classes(rewrite.classes)) for rewrite in scope.indices),
         parts=tuple(
             replace(part, classes=tuple(classes(ids) for ids in part.classes)) for part in scope.parts

@@ -110,6 +110,12 @@ class CountRewrite:
     """Index in the constant (flattened) or list attribute; None for a scalar attribute."""
     classes: ClassIds
     """Shape (n,), or (..., n)."""
+    axis: ClassIds | None = None
+    """Classes of the whole axis where the number counts from its end: it changes when any of them goes."""
+
+    def changes(self, kept: NDArray[np.bool_]) -> bool:
+        """Whether the number must be written anew."""
+        return not (kept[self.classes].all() and (self.axis is None or kept[self.axis].all()))
 
     def count(self, kept: NDArray[np.bool_]) -> int:
         """The number for the classes that are kept, shape (n_classes,)."""

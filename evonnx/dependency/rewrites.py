@@ -36,9 +36,24 @@ class Rewrites:
         if value is not None and value.name is not None:
             self.claims.setdefault(value.name, set()).add((node, slot))
 
-    def count(self, node: ir.Node, slot: int | str, position: int | None, ids: IdArray) -> None:
-        """A number stored at input `slot` (or attribute) counts these channels: (n,), or rows (..., n)."""
-        self.counts.append(CountRewrite(node, self.label(node), slot, position, ids))
+    def count(
+        self,
+        node: ir.Node,
+        slot: int | str,
+        position: int | None,
+        ids: IdArray,
+        axis: IdArray | None = None,
+    ) -> None:
+        """A number stored at input `slot` (or attribute) counts these channels: (n,), or rows (..., n).
+
+        Args:
+            node: the node.
+            slot: where it is stored.
+            position: at which place.
+            ids: what it counts.
+            axis: ids of the whole axis, where it is written as a number from the end.
+        """
+        self.counts.append(CountRewrite(node, self.label(node), slot, position, ids, axis))
 
     def need_number(self, entry: object, ids: IdArray | None) -> None:
         """An entry of a computed shape is needed as the number of these channels; None: as it is."""

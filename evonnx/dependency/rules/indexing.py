@@ -3,7 +3,8 @@
 Other axes pass through. Along the axis itself, index i of the result has the id of
 
     Split    offset + i            sizes are rewritten; given by number only, they are written down
-    Slice    start + step * i      start and end are rewritten (step 1); other steps make it a Gather
+    Slice    start + step * i      start and end are rewritten (step 1), those from the end too when anything
+                                   goes; other steps make it a Gather
     Gather   indices[i]            indices are renumbered; a single number takes a channel and drops the axis
 
 Gather from a constant table (an embedding) puts out channels of its own: the table's last axis is cut with
@@ -170,12 +171,13 @@ class IndexingRule:
             arrive(node, 0, scope, Component((axis,), ids[part], (None,), view))
             return
         counted: list[IdArray] = []
+        whole = ids
         if ids is not None:
             scope.carry(node.outputs[0], axis, ids[part], Taken(scope.activation(source, axis), part))
             counted = [ids[:bound] for bound in bounds]
         for grid in scope.views(source):
             if axis in grid.axes and _Part(node, scope, source, grid, axis).take(part, 0) is not None:
-                rows = grid.counted(grid.ragged)
+                rows = whole = grid.counted(grid.ragged)
                 if run.step != 1:
                     scope.pin(rows, node, "Slice with a step along what heads or groups hold")
                 for outside in (rows[..., : bounds[0]], rows[..., bounds[1] :]):
@@ -183,7 +185,9 @@ class IndexingRule:
                         scope.equal_count(outside, node, "every line is sliced at one place", _lines(grid))
                 counted = [rows[..., :bound] for bound in bounds]
         for slot, prefix in zip(slots, counted, strict=False):
-            scope.count(node, slot, position, prefix)
+            numbers = _numbers(node, scope, slot)
+            from_end = numbers is not None and numbers[position] < 0
+            scope.count(node, slot, position, prefix, whole if from_end else None)
             if isinstance(slot, int):
                 scope.claim(node, slot)
 
