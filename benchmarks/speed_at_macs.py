@@ -5,7 +5,7 @@ at about half its multiply-accumulates (channel clusters, alignment as measured 
 architecture with all widths scaled alike to the offspring's multiply-accumulates. Weights are random: only
 shapes matter for time.
 
-    python benchmarks/speed_at_macs.py --out docs/speed.md
+    python benchmarks/speed_at_macs.py
 """
 
 from __future__ import annotations
