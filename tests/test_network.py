@@ -448,7 +448,7 @@ REAL_FILES = {
     # file: (prunable weights, unprunable, million MACs)
     "mnist_cntk": (3, 0, 0.79),
     "silero_vad": (0, 12, 0.0),
-    "silero_vad_16k_op15": (6, 0, None),
+    "silero_vad_16k_op15": (6, 0, 0.43),
     "squeezenet_fp16": (26, 0, 349.15),
     "ultraface_version-RFB-320": (52, 0, 100.42),
     "ultraface_version-slim-320_simplified": (42, 0, 81.41),

@@ -246,7 +246,7 @@ class TestRecurrent(_Distillation):
         for batch in task.batches("train", 4):
             assert batch.size == 1
             assert batch.inputs["sr"] == 16000
-            assert batch.inputs["x"].shape == (1, 512)
+            assert batch.inputs["x"].shape == (1, 32)
             assert np.abs(batch.inputs["state"]).max() <= 1
 
 

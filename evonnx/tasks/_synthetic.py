@@ -27,9 +27,6 @@ from evonnx.network import Array, Network
 from evonnx.onnx_io import constant_tensor
 from evonnx.tasks._inputs import GraphInput
 
-FREE_LENGTH = 512
-"""Length of a signal [batch, length] whose length the graph leaves open."""
-
 _SIGNAL_LENGTH = 64
 _COARSEST = 4
 _SAMPLING_RATES = ("sr", "sample_rate", "sampling_rate")
@@ -110,8 +107,6 @@ def is_sampling_rate(graph_input: GraphInput) -> bool:
 
 def _concrete(graph_input: GraphInput, one_example: bool) -> tuple[int, ...]:
     shape = graph_input.shape
-    if len(shape) == 2 and graph_input.declared[1] is None and shape[1] == 1 and graph_input.is_float:
-        shape = (shape[0], FREE_LENGTH)
     return (1, *shape[1:]) if one_example else shape
 
 
