@@ -62,8 +62,9 @@ def measure_alignment(
 ) -> dict[str, Any]:
     """Remove channels from a model at several alignments, time the results in turns, and choose.
 
-    All probes are samples of one genome under one budget, so they differ in what rounding did. Speed is
-    compared per multiply-accumulate that is left: a probe is not faster because chance left it less to do.
+    All probes are samples under one budget in which every channel is as probable as any other: what counts is
+    how this machine runs such layers, not which of them this parent can spare. Speed is compared per
+    multiply-accumulate that is left: a probe is not faster because chance left it less to do.
 
     Args:
         network: the model.
@@ -111,6 +112,7 @@ def _probes(
     if genome is None:
         channels = replace(encoding, granularity="channel")
         genome = encode(network, find_clusters(network, coupling, "channel"), channels)
+    genome = replace(genome, cluster_x=np.ones_like(genome.cluster_x))
     solution = solve(network, coupling, genome, Budget(PROBE_SHARE), levels="clusters", best_effort=True)
     probes = []
     for align in CANDIDATES:

@@ -168,8 +168,8 @@ def drawn(alive, log_p=None, forced=(), dead=()) -> Drawn:
         (40, 21, 16, True, 32, False),
         (20, 11, 16, True, 16, False),
         (20, 17, 16, False, 16, False),
-        (20, 7, 16, True, 8, True),  # steps of 8, since 20 has one of 16 only
-        (64, 3, 16, True, 4, True),
+        (20, 7, 16, True, 16, False),  # steps of 8, since 20 has one of 16 only
+        (64, 3, 16, True, 8, True),
         (64, 1, 16, False, 1, True),
         (64, 0, 16, True, 0, False),
         (6, 4, 16, True, 4, True),

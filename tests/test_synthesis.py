@@ -383,6 +383,25 @@ def test_a_budget_on_macs_bounds_macs(encoding: str) -> None:
         assert one.achieved_share == pytest.approx(used / total)
 
 
+@pytest.mark.parametrize("granularity", ["channel", "kernel"])
+def test_what_costs_more_is_as_much_less_probable(granularity: str) -> None:
+    even = Encoding(Uniform(), scope="network", granularity=granularity)
+    solution = solved(named("lenet"), even, 0.01, "macs")
+    pressure, prices = solution.pressure, solution.prices
+    assert len(set(prices.values())) > 1
+    factors = {name: pressure.synapse_log_factor[name] + math.log(price) for name, price in prices.items()}
+    assert max(factors.values()) - min(factors.values()) < 1e-9
+    amounts = np.zeros(pressure.cluster_survival.shape)
+    for name, price in prices.items():
+        for role in solution.genome.parent.sum_members(name, lambda block: block.live):
+            amounts[role.clusters] += role.sums * price
+    costs = amounts / np.maximum(solution.genome.cluster_live, 1)
+    unsure = (pressure.cluster_survival < 1) & (costs > 0)
+    products = (pressure.cluster_survival * costs)[unsure]
+    assert len(set(costs[unsure].round(6))) > 1
+    np.testing.assert_allclose(products, products[0], rtol=1e-4)
+
+
 def test_macs_need_shapes() -> None:
     network, coupling = named("lenet")
     name = next(iter(network.weights))

@@ -1,15 +1,27 @@
-"""Solving both levels of equation 3 for a genome: survival of every cluster, and F_s for every layer."""
+"""Solving both levels of equation 3 for a genome: survival of every cluster, and F_s for every layer.
+
+Where one factor is for the whole network it is F / c for what costs c times the mean: what is scarce goes to
+what is most probable per amount. On a budget of synapses all cost the same.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from evonnx.clusters import LayerClusters
-from evonnx.environment.solve import Digest, Spectrum, Vector, expected, fill, solve_factor, solve_monotone
+from evonnx.environment.solve import (
+    Digest,
+    Spectrum,
+    expected,
+    fill,
+    merged,
+    solve_factor,
+    solve_monotone,
+)
 from evonnx.genome import Block, Floats, Genome, Levels, over_taps
 
 _TOLERANCE = 5e-4
@@ -73,6 +85,28 @@ def _certain(genome: Genome) -> Floats:
     return (genome.cluster_live > 0).astype(np.float32)
 
 
+def _log_costs(genome: Genome, prices: Mapping[str, float]) -> dict[str, float]:
+    """Log of each layer's price over the mean of live synapses; 0 where every layer has its own factor."""
+    if genome.encoding.scope == "layer":
+        return dict.fromkeys(prices, 0.0)
+    mean = sum(prices[name] * count for name, count in genome.live.items()) / sum(genome.live.values())
+    return {name: math.log(price / mean) if price > 0 else 0.0 for name, price in prices.items()}
+
+
+def _log_cost_of_channels(genome: Genome, prices: Mapping[str, float]) -> Floats | float:
+    """The same of each class's synapses taken together, shape (n_clusters,); 0 where all cost the same."""
+    costs = _log_costs(genome, prices)
+    if len(set(costs.values())) == 1:
+        return 0.0
+    amounts = np.zeros(genome.cluster_live.shape)
+    for name, cost in costs.items():
+        for role in genome.parent.census.roles[name]:
+            amounts[role.clusters] += role.sums * math.exp(cost)
+    live = np.asarray(genome.cluster_live, np.float64)
+    shares = np.divide(amounts, live, out=np.ones_like(amounts), where=amounts > 0)
+    return np.asarray(np.log(shares), np.float32)
+
+
 def _from_factors(genome: Genome, log_factor: float | Floats) -> Floats:
     """Survival of every cluster under log F_c."""
     log_p = genome.cluster_log_probability()
@@ -96,22 +130,36 @@ def _solve_own_clusters(genome: Genome, prices: Mapping[str, float], kept: float
     selectivity = genome.encoding.cluster_selectivity
     log_factors = np.zeros_like(genome.cluster_x)
     owned = {name: _own(layer) for name, layer in genome.parent.clusters.layers.items()}
+    costs = _log_costs(genome, prices)
     scopes = [[name] for name in owned] if genome.encoding.scope == "layer" else [list(owned)]
     for names in scopes:
-        spectrum = Spectrum(sum(owned[name].stop - owned[name].start for name in names), selectivity)
+        spectra: dict[float, Spectrum] = {}
+        for cost, alike in _by_cost(names, costs).items():
+            spectra[cost] = Spectrum(sum(owned[name].stop - owned[name].start for name in alike), selectivity)
+            for name in alike:
+                amounts = genome.cluster_live[owned[name]] * np.float32(prices[name])
+                spectra[cost].add(spectra[cost].digest(genome.cluster_x[owned[name]], amounts))
+        log_p, amount = merged(spectra)
+        factor = solve_factor(log_p, amount, kept * float(amount.sum()))
         for name in names:
-            amounts = genome.cluster_live[owned[name]] * np.float32(prices[name])
-            spectrum.add(spectrum.digest(genome.cluster_x[owned[name]], amounts))
-        x, merged = spectrum.table()
-        factor = solve_factor((x - 1) / selectivity, merged, kept * float(merged.sum()))
-        for name in names:
-            log_factors[owned[name]] = factor
+            log_factors[owned[name]] = factor - costs[name]
     return _from_factors(genome, log_factors)
 
 
+def _by_cost(names: Sequence[str], costs: Mapping[str, float]) -> dict[float, list[str]]:
+    alike: dict[float, list[str]] = {}
+    for name in names:
+        alike.setdefault(costs[name], []).append(name)
+    return alike
+
+
 def _solve_channels(genome: Genome, prices: Mapping[str, float], kept: float, levels: Levels) -> Floats:
-    """One F_c for all classes: a synapse needs both of its classes, so the expectation is not linear in
+    """One F for all classes. A synapse needs both of its classes, so the expectation is not linear in
     them."""
+    costs = _log_cost_of_channels(genome, prices)
+
+    def under(log_factor: float) -> Floats:
+        return _from_factors(genome, log_factor - costs)
 
     def exact(clusters: Floats) -> float:
         return sum(prices[name] * _expected_live(genome, clusters, name) for name in genome.live)
@@ -128,19 +176,19 @@ def _solve_channels(genome: Genome, prices: Mapping[str, float], kept: float, le
     target = fixed + kept * (total - fixed) if levels == "both" else kept * total
     if target <= fixed:
         return _from_factors(genome, -np.inf)
-    log_p = genome.cluster_log_probability()[free].astype(np.float64)
+    log_p = (genome.cluster_log_probability() - costs)[free].astype(np.float64)
     # A synapse survives with at most F times the largest P, so this F is too small.
     low, high = math.log((target - fixed) / total) - float(log_p.max()), float(-log_p.min())
     aim = target
     for _ in range(_ESTIMATES):
-        log_factor = solve_monotone(lambda f: estimate(_from_factors(genome, f)), low, high, aim)
-        clusters = _from_factors(genome, log_factor)
+        log_factor = solve_monotone(lambda f: estimate(under(f)), low, high, aim)
+        clusters = under(log_factor)
         amount = exact(clusters)
         if abs(amount / target - 1) < _TOLERANCE:
             return clusters
         aim *= target / amount
-    log_factor = solve_monotone(lambda f: exact(_from_factors(genome, f)), low, high, target)
-    return _from_factors(genome, log_factor)
+    log_factor = solve_monotone(lambda f: exact(under(f)), low, high, target)
+    return under(log_factor)
 
 
 def _expected_live(genome: Genome, clusters: Floats, name: str) -> float:
@@ -181,37 +229,37 @@ def _solve_synapses(
     sizes = {name: prices[name] * count for name, count in genome.live.items()}
     target = min(share * sum(sizes.values()), sum(left.values()))
     if genome.encoding.scope == "network":
-        factor, amount = _solve_together(genome, prices, clusters, list(sizes), target)
-        return dict.fromkeys(sizes, factor), amount
+        return _solve_together(genome, prices, clusters, list(sizes), target)
     # Where clusters that span layers leave one less than its share, the others make up for it.
     common = fill(np.array([left[name] for name in sizes]), np.array(list(sizes.values())), target)
     solved = {
         name: _solve_together(genome, prices, clusters, [name], min(common * size, left[name]))
         for name, size in sizes.items()
     }
-    return {name: factor for name, (factor, _) in solved.items()}, sum(
-        amount for _, amount in solved.values()
-    )
+    factors = {name: factor for found, _ in solved.values() for name, factor in found.items()}
+    return factors, sum(amount for _, amount in solved.values())
 
 
 def _solve_together(
     genome: Genome, prices: Mapping[str, float], clusters: Floats, names: list[str], target: float
-) -> tuple[float, float]:
-    """One log F_s for some layers, and the amount that it is expected to keep there."""
+) -> tuple[dict[str, float], float]:
+    """log F_s of some layers, solved together, and the amount that it is expected to keep there."""
     layers, weights = genome.parent.clusters.layers, genome.parent.network.weights
-    entries = sum(
-        weights[name].outputs * weights[name].inputs_per_group * weights[name].taps for name in names
-    )
-    spectrum = Spectrum(entries, genome.encoding.synapse_selectivity)
+    costs = _log_costs(genome, prices)
+    spectra: dict[float, Spectrum] = {}
+    for cost, alike in _by_cost(names, costs).items():
+        entries = sum(
+            weights[name].outputs * weights[name].inputs_per_group * weights[name].taps for name in alike
+        )
+        spectrum = spectra[cost] = Spectrum(entries, genome.encoding.synapse_selectivity)
 
-    def of_block(block: Block) -> Digest:
-        weighted = layers[block.name].spread(clusters, block.rows) * np.float32(prices[block.name])
-        return spectrum.digest(genome.traits[block.name](block), block.live * weighted)
+        def of_block(block: Block, spectrum: Spectrum = spectrum) -> Digest:
+            weighted = layers[block.name].spread(clusters, block.rows) * np.float32(prices[block.name])
+            return spectrum.digest(genome.traits[block.name](block), block.live * weighted)
 
-    for name in names:
-        for digest in genome.parent.map(name, of_block):
-            spectrum.add(digest)
-    x, amounts = spectrum.table()
-    log_p: Vector = (x - 1) / genome.encoding.synapse_selectivity
+        for name in alike:
+            for digest in genome.parent.map(name, of_block):
+                spectrum.add(digest)
+    log_p, amounts = merged(spectra)
     factor = solve_factor(log_p, amounts, target)
-    return factor, expected(factor, log_p, amounts)
+    return {name: factor - costs[name] for name in names}, expected(factor, log_p, amounts)

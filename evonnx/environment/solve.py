@@ -5,7 +5,7 @@ Everything is in the log domain, since P spans hundreds of orders of magnitude w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,6 +63,18 @@ class Spectrum:
         order = np.argsort(x, kind="stable")
         order = order[amounts[order] > 0]
         return x[order], amounts[order]
+
+
+def merged(spectra: Mapping[float, Spectrum]) -> tuple[Vector, Vector]:
+    """log(P / c), ascending, and the amount at each, of what stands in spectra by log c."""
+    parts = []
+    for log_cost, spectrum in spectra.items():
+        x, amounts = spectrum.table()
+        parts.append(((x - 1) / spectrum.selectivity - log_cost, amounts))
+    log_p = np.concatenate([part for part, _ in parts])
+    amounts = np.concatenate([part for _, part in parts])
+    order = np.argsort(log_p, kind="stable")
+    return log_p[order], amounts[order]
 
 
 def expected(log_factor: float, log_p: Vector, amounts: Vector) -> float:

@@ -47,8 +47,8 @@ class Kind:
 
     @property
     def step(self) -> int:
-        """`wanted`, or the largest divisor of it that fits at least twice."""
-        return divisor(self.wanted, self.available // 2)
+        """`wanted`; for fewer than that, the largest divisor of it that fits at least twice."""
+        return self.wanted if self.wanted <= self.available else divisor(self.wanted, self.available // 2)
 
 
 @dataclass(frozen=True)

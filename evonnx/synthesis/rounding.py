@@ -106,9 +106,9 @@ class Fit:
         step, reason = kind.step, None
         if step < kind.wanted:
             reason = f"{kind.available} are too few for steps of {kind.wanted}"
-        # At most doubled: a few survivors are not worth a whole large step.
-        if divisor(step, 2 * drawn) < step:
-            step, reason = divisor(step, 2 * drawn), f"{drawn} drawn are too few for steps of {kind.wanted}"
+        # At most fourfold: a few survivors are not worth a whole large step.
+        if divisor(step, 4 * drawn) < step:
+            step, reason = divisor(step, 4 * drawn), f"{drawn} drawn are too few for steps of {kind.wanted}"
         number = -(-drawn // step) * step if upwards else drawn // step * step
         if drawn == kind.available or (number > most and most == kind.available):
             number = kind.available
