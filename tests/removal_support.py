@@ -133,3 +133,12 @@ def assert_same(
         np.testing.assert_allclose(
             got[name].astype(np.float64), array.astype(np.float64), rtol=0, atol=tolerance * scale + floor
         )
+
+
+def assert_lengths(net: Network, coupling: Coupling) -> None:
+    """Every followed axis is as long as the tensor's shape says."""
+    for (name, axis), ids in coupling.axes.items():
+        assert net.shapes.get(name, {axis: ids.size})[axis] == ids.size, (name, axis, ids.size)
+    for (name, axes), ids in coupling.grids.items():
+        shape = net.shapes.get(name)
+        assert shape is None or tuple(shape[axis] for axis in axes) == ids.shape, (name, axes, ids.shape)

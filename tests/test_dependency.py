@@ -9,7 +9,7 @@ from graph_builder import Builder
 from graphs import GRAPHS
 from hypothesis import given
 from hypothesis import strategies as st
-from removal_support import built, network
+from removal_support import assert_lengths, built, network
 
 from evonnx.dependency import Coupling, analyse
 from evonnx.dependency.ids import UnionFind
@@ -157,6 +157,7 @@ def test_every_coupling_is_consistent(name: str) -> None:
     ]
     assert all(coupling.pinned()[classes].all() for classes in outputs)
     assert all(pin.node_label and pin.reason for pin in coupling.pins)
+    assert_lengths(net, coupling)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +219,25 @@ def test_groups_must_keep_equally_many() -> None:
         kept = np.ones(coupling_of("grouped").n_classes, dtype=np.bool_)
         kept[one.lines[0][0]] = False
         assert one.kept_rows(kept).tolist() == [False] + [True] * (one.classes.shape[0] - 1)
+
+
+@pytest.mark.parametrize("op_type", ["MaxPool", "Resize", "Pad"])
+def test_channels_do_not_go_on_along_axes_whose_length_changes(op_type: str) -> None:
+    """What a matrix over tokens puts out lies over space, which is pooled, scaled or padded, then split."""
+    b = Builder([1, 3, 16])
+    y = b.node("Reshape", b.matmul("x", 16, 16), b.ints(1, 3, 4, 4))
+    if op_type == "MaxPool":
+        y, side = b.node("MaxPool", y, kernel_shape=[2, 2], strides=[2, 2]), 2
+    elif op_type == "Resize":
+        y, side = b.node("Resize", y, "", b.constant(np.asarray([1, 1, 2, 2], np.float32))), 8
+    else:
+        y, side = b.node("Pad", y, b.ints(0, 0, 1, 1, 0, 0, 1, 1)), 6
+    y = b.node("Reshape", y, b.ints(1, 3, 2, side // 2, 2, side // 2))
+    b.output(y, [1, 3, 2, side // 2, 2, side // 2], "y")
+    net = built(b)
+    coupling = analyse(net)
+    assert coupling.pinned()[coupling.weights["matmul1.weight"].output].all()
+    assert_lengths(net, coupling)
 
 
 def test_a_vector_read_by_a_stranger_is_pinned() -> None:

@@ -19,7 +19,17 @@ from head_graphs import HEAD_GRAPHS
 from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 from oracle import classes_at, reactions, separate
-from removal_support import KINDS, assert_same, compact, feed_of, network, random_masks, reread, run
+from removal_support import (
+    KINDS,
+    assert_lengths,
+    assert_same,
+    compact,
+    feed_of,
+    network,
+    random_masks,
+    reread,
+    run,
+)
 from strategies_families import family_models
 
 from evonnx.compaction import Plan, apply_plan, plan_compaction
@@ -57,6 +67,7 @@ def check(draw: Draw) -> str:
     net, rng = network(proto), np.random.default_rng(number)
     coupling = analyse(net)
     assert all(pin.node_label and pin.reason and pin.classes.size for pin in coupling.pins)
+    assert_lengths(net, coupling)
     masks = random_masks(net, coupling, kind, rng, share=(0.6, 0.8, 0.9)[number % 3])
     masked, plan, compacted = compact(net, coupling, masks, align)
     assert all(pad.reason for pad in plan.padding)

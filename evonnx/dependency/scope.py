@@ -8,7 +8,7 @@ not followed: it cannot change its length, and whatever meets it element by elem
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -422,7 +422,7 @@ class Scope(Rewrites, Branches):
         value: ir.Value,
         *,
         zero_preserving: bool,
-        axes: Mapping[int, int] | None = None,
+        axes: Collection[int] | None = None,
     ) -> None:
         """`value` has the channels of `source`, each a function of itself alone.
 
@@ -430,16 +430,13 @@ class Scope(Rewrites, Branches):
             source: input.
             value: output.
             zero_preserving: f(0) = 0.
-            axes: source axis -> output axis, for axes that move or go; None: every axis stays.
+            axes: those whose length stays, None: all; what lies along another is not followed any further.
         """
-        grids = self.grids(source)
-        for axis, ids in self.tracked(source).items():
-            target = axis if axes is None else axes[axis]
-            self.carry(value, target, ids, self.activation(source, axis) if zero_preserving else None)
-        for grid in grids:
-            moved = grid.axes if axes is None else [axes[axis] for axis in grid.axes]
-            flow = self.activation(source, grid.axes) if zero_preserving else None
-            self.carry_grid(value, grid.moved(moved), flow)
+        for component in self.components(source):
+            if axes is None or set(component.axes) <= set(axes):
+                place = component.axes if len(component.axes) > 1 else component.axes[0]
+                flow = self.activation(source, place) if zero_preserving else None
+                self.carry_grid(value, component.moved(component.axes), flow)
         self.continue_layer(source, value, zero_preserving=zero_preserving)
 
 

@@ -44,9 +44,10 @@ class PaddingRule:
             return
         fill = self._fill(node, scope)
         copies = node.attributes.get_string("mode", "constant") != "constant"
-        padded = {axis for axis in tracked if pads.get(axis, (0, 0)) != (0, 0)}
-        if not padded:
-            scope.pass_through(source, value, zero_preserving=copies or fill == 0)
+        padded = {axis for axis, pad in pads.items() if pad != (0, 0)}
+        if not padded & set(tracked):
+            rest = set(range(len(scope.shape(source) or ()))) - padded
+            scope.pass_through(source, value, zero_preserving=copies or fill == 0, axes=rest)
             return
         for axis, ids in tracked.items():
             if axis not in padded:

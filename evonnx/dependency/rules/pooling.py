@@ -31,4 +31,4 @@ class PoolingRule:
             return
         if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
             scope.pin_inputs(node, f"the Indices of {node.op_type} are read")
-        scope.pass_through(source, value, zero_preserving=True)
+        scope.pass_through(source, value, zero_preserving=True, axes=(0, 1))

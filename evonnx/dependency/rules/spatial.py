@@ -53,14 +53,17 @@ class SpatialRule:
         value, tracked = node.outputs[0], scope.tracked(source)
         before, after = scope.shape(source), scope.shape(value)
         axes = self._axes(node, len(before or ()))
+        lengths = [] if before is None or after is None else zip(before, after, strict=True)
+        stay = {axis for axis, (was, now) in enumerate(lengths) if was == now is not None}
         for axis, ids in tracked.items():
-            stays = before is not None and after is not None and before[axis] == after[axis] is not None
-            if not stays or (axis in axes and not self._untouched(node, scope, axes.index(axis), len(axes))):
+            if axis not in stay or (
+                axis in axes and not self._untouched(node, scope, axes.index(axis), len(axes))
+            ):
                 scope.pin(ids, node, f"{node.op_type} scales an axis that carries channels")
         self._sizes(node, scope, axes, tracked)
         crops = node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize"
         plain = not crops or node.attributes.get_float("extrapolation_value", 0.0) == 0
-        scope.pass_through(source, value, zero_preserving=plain)
+        scope.pass_through(source, value, zero_preserving=plain, axes=stay)
 
     def _axes(self, node: ir.Node, rank: int) -> list[int]:
         """The axes that scales, sizes and regions speak of."""
