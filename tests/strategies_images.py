@@ -53,7 +53,7 @@ def grouped_as_it_is(t: Tip) -> None:
 def conv_transpose(t: Tip) -> None:
     if t.side > 4:
         return conv(t)
-    group = t.pick(1, 2) if t.channels % 2 == 0 else 1
+    group = t.pick(1, 2, t.channels) if t.channels % 2 == 0 else t.pick(1, t.channels)
     width = group * t.width(1, 4)
     t.tensor = t.builder.conv_transpose(t.tensor, t.channels, width, group=group, bias=t.flip())
     t.channels, t.side = width, 2 * t.side

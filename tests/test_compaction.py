@@ -383,6 +383,47 @@ def test_a_compact_model_runs_at_other_batch_sizes() -> None:
             np.testing.assert_allclose(run(compacted.model, feed)[name], array, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("groups", "inputs", "outputs", "dead_inputs", "dead_outputs", "stored"),
+    [
+        (4, 1, 1, [[0], [2]], [[0], [2]], (2, 1, 2, 2)),
+        (4, 1, 2, [[1]], [[1]], (3, 2, 2, 2)),
+        (2, 3, 4, [[0, 1], [1, 0]], [[0, 3], [1, 2]], (4, 3, 2, 2)),
+        (3, 2, 2, [[1]], [[1]], (4, 2, 2, 2)),
+    ],
+    ids=["depthwise", "depthwise, two each", "some of each group", "a whole group"],
+)
+def test_a_transposed_convolution_is_cut_group_by_group(
+    groups: int, inputs: int, outputs: int, dead_inputs: list, dead_outputs: list, stored: tuple
+) -> None:
+    """Dead channels as [group, channel] or as [group]."""
+    b = Builder([1, 2, 4, 4], integers=True)
+    y = b.node("Relu", b.conv("x", 2, groups * inputs))
+    y = b.node("Relu", b.conv_transpose(y, groups * inputs, groups * outputs, group=groups))
+    b.output(b.conv(y, groups * outputs, 2), [1, 2, 8, 8])
+    net = built(b)
+    coupling = analyse(net)
+    ends = coupling.weights["convtranspose1.weight"]
+    alive = np.ones(coupling.n_classes, dtype=np.bool_)
+    for classes, dead in ((ends.input, dead_inputs), (ends.output.reshape(groups, -1), dead_outputs)):
+        for place in dead:
+            alive[classes[tuple(place)]] = False
+    masks = {}
+    for name, weight in net.weights.items():
+        reads = np.repeat(alive[coupling.weights[name].input], weight.outputs // weight.groups, axis=0)
+        keep = (alive[coupling.weights[name].output][:, None] & reads)[:, :, None]
+        shape = (weight.outputs, weight.inputs_per_group, weight.taps)
+        masks[name] = weight.from_canonical(np.broadcast_to(keep, shape))
+    masked, _, compacted = compact(net, coupling, masks)
+    assert_same(masked, compacted, np.random.default_rng(0), exact=True)
+    left = reread(compacted.model, net).weights["convtranspose1.weight"]
+    assert left.shape == stored
+    assert not compacted.plan.padding
+    rows = compacted.lineage["convtranspose1.weight", 0]
+    assert rows.size == left.shape[0]
+    assert compacted.lineage["convtranspose1.weight", 1].size == left.outputs
+
+
 # --- lineage
 
 

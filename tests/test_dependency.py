@@ -170,7 +170,6 @@ def test_every_coupling_is_consistent(name: str) -> None:
         ("layer_norm", "layernormalization1", "LayerNormalization mixes channels"),
         ("control_flow", "if1", "a subgraph of If reads 'relu1_out'"),
         ("lstm", "lstm1", "operator LSTM is not understood"),
-        ("conv_transpose", "convtranspose2", "ConvTranspose with groups is not cut"),
         ("unnamed_nodes", "Conv#0", "graph input 'x' keeps its shape"),
         ("detection_head", "sigmoid1", "graph output 'y' keeps its shape"),
     ],

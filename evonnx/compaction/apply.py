@@ -87,14 +87,7 @@ def _cut(network: Network, model: ir.Model, plan: Plan) -> None:
         array = constants[cut.tensor].numpy() if array is None else array
         arrays[cut.tensor] = np.take(array, cut.kept, axis=cut.axis)
     for grouped in plan.grouped_cuts:
-        array = constants[grouped.tensor].numpy()
-        group_of = grouped.kept_outputs // (grouped.outputs // grouped.groups)
-        rows = [
-            array[grouped.kept_outputs[group_of == group]][:, inputs]
-            for group, inputs in enumerate(grouped.kept_inputs)
-            if np.any(group_of == group)
-        ]
-        arrays[grouped.tensor] = np.concatenate(rows)
+        arrays[grouped.tensor] = grouped.apply(constants[grouped.tensor].numpy())
     for name, array in arrays.items():
         set_array(model, name, np.ascontiguousarray(array))
 
@@ -265,11 +258,8 @@ def _drop_unread(graph: ir.Graph, read_before: set[str]) -> None:
 def _lineage(network: Network, model: ir.Model, plan: Plan) -> dict[tuple[str, int], Indices]:
     child: dict[tuple[str, int], Indices] = {(cut.tensor, cut.axis): cut.kept for cut in plan.cuts}
     for grouped in plan.grouped_cuts:
-        child[grouped.tensor, 0] = grouped.kept_outputs
-        starts = np.arange(grouped.groups) * grouped.inputs_per_group
-        child[grouped.tensor, 1] = np.concatenate(
-            [row + start for row, start in zip(grouped.kept_inputs, starts, strict=True)]
-        )
+        child[grouped.tensor, int(grouped.transposed)] = grouped.kept_outputs
+        child[grouped.tensor, int(not grouped.transposed)] = grouped.inputs_of_all_groups()
     present = {name for name, _, _ in constant_values(model)}
     parent = read_lineage(model)
     for cut in plan.cuts:

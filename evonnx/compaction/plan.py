@@ -19,7 +19,8 @@ from evonnx.network import Array
 Indices = NDArray[np.int64]
 Lineage = Mapping[tuple[str, int], Indices]
 """(initializer name, axis of its operand) -> the ancestor's indices that are left, ascending. Axes that were
-never cut are missing. For a grouped convolution axis 1 counts the inputs of all groups one after another."""
+never cut are missing. For a grouped convolution the axis that runs within groups (inputs of Conv, outputs of
+ConvTranspose) counts the channels of all groups one after another."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,7 @@ class AxisCut:
 
 @dataclass(frozen=True)
 class GroupedCut:
-    """A grouped convolution's weight, (O, I, k...): outputs stay by their own index, inputs group by
-    group."""
+    """A grouped convolution's weight: outputs stay by their own index, inputs group by group."""
 
     tensor: str
     groups: int
@@ -55,6 +55,27 @@ class GroupedCut:
     """Per group, out of I; equally many each, none for a group that goes."""
     outputs: int
     inputs_per_group: int
+    transposed: bool
+    """Whether it is stored as ConvTranspose does: (groups * I, O / groups, k...) in place of (O, I, k...)."""
+
+    def apply(self, stored: Array) -> Array:
+        """What is left of the stored weight."""
+        per_group = self.outputs // self.groups
+        group_of = self.kept_outputs // per_group
+        parts = []
+        for group in np.unique(group_of):
+            outputs, inputs = self.kept_outputs[group_of == group], self.kept_inputs[group]
+            if self.transposed:
+                rows = stored[inputs + group * self.inputs_per_group]
+                parts.append(rows[:, outputs - group * per_group])
+            else:
+                parts.append(stored[outputs][:, inputs])
+        return np.concatenate(parts)
+
+    def inputs_of_all_groups(self) -> Indices:
+        """Inputs that stay, those of all groups counted one after another."""
+        starts = np.arange(self.groups) * self.inputs_per_group
+        return np.concatenate([row + start for row, start in zip(self.kept_inputs, starts, strict=True)])
 
 
 @dataclass(frozen=True)

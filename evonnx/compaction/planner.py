@@ -292,7 +292,7 @@ class _Planner:
             if weight.groups == 1:
                 cuts += _cut(name, weight.output_axis, outputs)
                 cuts += _cut(name, weight.input_axis, inputs[0])
-            elif weight.inputs_per_group == 1:
+            elif weight.inputs_per_group == 1 and weight.output_axis == 0:
                 cuts += _cut(name, 0, outputs)
             else:
                 grouped.append(_grouped_cut(name, weight, outputs, inputs))
@@ -347,4 +347,5 @@ def _grouped_cut(name: str, weight: Weight, outputs: Flags, inputs: Flags) -> Gr
         tuple(np.flatnonzero(row) for row in inputs),
         weight.outputs,
         weight.inputs_per_group,
+        transposed=weight.output_axis == 1,
     )

@@ -248,13 +248,7 @@ def removal_of(plan: Plan, name: str, path: Path, values: Array) -> Array:
             values = values.take(cut.kept, cut.axis)
     for grouped in plan.grouped_cuts:
         if grouped.tensor == name:
-            group_of = grouped.kept_outputs // (grouped.outputs // grouped.groups)
-            values = np.concatenate(
-                [
-                    values[grouped.kept_outputs[group_of == group]][:, grouped.kept_inputs[group]]
-                    for group in np.unique(group_of)
-                ]
-            )
+            values = grouped.apply(values)
     return values
 
 

@@ -1,7 +1,7 @@
 """Conv and ConvTranspose.
 
     Conv            y[n, o] = bias[o] + sum_i W[o, i] * x[n, g * I + i]      group g = o // (O / groups)
-    ConvTranspose   the same with W stored (I, O)
+    ConvTranspose   the same with W stored (groups * I, O / groups)
 
 x axis 1 <-> inputs, y axis 1 <-> outputs (new wires), bias axis 0 <-> outputs. The batch axis passes through.
 
@@ -9,7 +9,8 @@ x axis 1 <-> inputs, y axis 1 <-> outputs (new wires), bias axis 0 <-> outputs. 
 - depthwise (one input per group): output o = g * m + j can only go together with input g and all m outputs
   of it: one class, different wires; the group attribute counts the inputs.
 - other groupings: every group must keep equally many inputs and equally many outputs, or goes whole.
-- pins: a weight that is not a constant or not prunable, ConvTranspose with groups, followed spatial axes.
+- pins: a weight that is not a constant or not prunable, followed spatial axes, ConvTranspose in groups whose
+  outputs share their scales of quantisation.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ class ConvolutionRule:
     ) -> None:
         if weight.groups == 1:
             return
-        if node.op_type == "ConvTranspose":
+        if node.op_type == "ConvTranspose" and weight.scales_along is not None:
             for ids in (inputs, outputs):
-                scope.pin(ids, node, "ConvTranspose with groups is not cut")
+                scope.pin(ids, node, "groups share the scales that integers are dequantised with")
         elif weight.inputs_per_group == 1:
             scope.bind(outputs, np.repeat(inputs, weight.outputs // weight.groups))
             scope.count(node, "group", None, inputs)
