@@ -1,5 +1,5 @@
-"""Full-size architectures for `benchmarks/compaction.py`: hand-written torch modules, and models of the
-transformers library as their configurations come. Weights are random.
+"""Full-size architectures for the benchmarks: hand-written torch modules, and models of the transformers
+library as their configurations come. Weights are random.
 """
 
 from __future__ import annotations
@@ -11,6 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+Width = Callable[[int], int]
+"""From a published number of channels to the one that is built."""
+
+
+def published(channels: int) -> int:
+    return channels
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -57,17 +64,18 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-50, ResNeXt-50 (`groups` 32, `width` 128) and Res2Net-50 (`scale` 4, `width` 26)."""
+    """ResNet-50 (He et al., 2016, with the stride in the 3 x 3), ResNeXt-50 (`groups` 32, `width` 128) and
+    Res2Net-50 (`scale` 4, `width` 26)."""
 
-    def __init__(self, width: int = 64, groups: int = 1, scale: int = 1) -> None:
+    def __init__(self, width: int = 64, groups: int = 1, scale: int = 1, made: Width = published) -> None:
         super().__init__()
-        layers: list[nn.Module] = [conv_bn(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
-        inputs = 64
+        inputs = made(64)
+        layers: list[nn.Module] = [conv_bn(3, inputs, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
         for stage, blocks in enumerate((3, 4, 6, 3)):
             for block in range(blocks):
                 stride = 2 if stage and not block else 1
-                outputs = 256 << stage
-                layers.append(Bottleneck(inputs, width << stage, outputs, stride, groups, scale))
+                outputs = made(256 << stage)
+                layers.append(Bottleneck(inputs, made(width << stage), outputs, stride, groups, scale))
                 inputs = outputs
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.classifier = nn.Linear(inputs, 1000)
@@ -112,10 +120,9 @@ class DenseNet(nn.Module):
 class Inverted(nn.Module):
     """MobileNetV2's block: widen, depthwise, narrow."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, widen: int) -> None:
+    def __init__(self, inputs: int, hidden: int, outputs: int, stride: int) -> None:
         super().__init__()
-        hidden = inputs * widen
-        wide = [conv_bn(inputs, hidden), nn.ReLU6()] if widen > 1 else []
+        wide = [conv_bn(inputs, hidden), nn.ReLU6()] if hidden != inputs else []
         deep = [conv_bn(hidden, hidden, 3, stride, hidden), nn.ReLU6(), conv_bn(hidden, outputs)]
         self.layers = nn.Sequential(*wide, *deep)
         self.adds = stride == 1 and inputs == outputs
@@ -124,8 +131,9 @@ class Inverted(nn.Module):
         return x + self.layers(x) if self.adds else self.layers(x)
 
 
-def mobilenet_v2() -> nn.Module:
-    layers: list[nn.Module] = [conv_bn(3, 32, 3, 2), nn.ReLU6()]
+def mobilenet_v2(made: Width = published) -> nn.Module:
+    """Sandler et al., 2018."""
+    layers: list[nn.Module] = [conv_bn(3, made(32), 3, 2), nn.ReLU6()]
     inputs = 32
     for widen, outputs, blocks, stride in (
         (1, 16, 1, 1),
@@ -137,10 +145,11 @@ def mobilenet_v2() -> nn.Module:
         (6, 320, 1, 1),
     ):
         for block in range(blocks):
-            layers.append(Inverted(inputs, outputs, 1 if block else stride, widen))
+            hidden = made(inputs * widen)
+            layers.append(Inverted(made(inputs), hidden, made(outputs), 1 if block else stride))
             inputs = outputs
-    layers += [conv_bn(320, 1280), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, 1000)]
-    return nn.Sequential(*layers)
+    layers += [conv_bn(made(320), made(1280)), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(made(1280), 1000))
 
 
 class Shuffled(nn.Module):

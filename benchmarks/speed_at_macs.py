@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from architectures import ResNet, Width, mobilenet_v2, published
+from torch import nn
 
 from evonnx.alignment import measure_alignment
 from evonnx.clusters import find_clusters
@@ -36,83 +37,10 @@ from evonnx.speed import bench
 from evonnx.steps import compact
 from evonnx.synthesis import synthesize
 
-Width = Callable[[int], int]
-
-
-def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
-
-
-class Bottleneck(nn.Module):
-    def __init__(self, inputs: int, middle: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            conv_bn(inputs, middle, 1),
-            nn.ReLU(),
-            conv_bn(middle, middle, 3, stride),
-            nn.ReLU(),
-            conv_bn(middle, outputs, 1),
-        )
-        same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else conv_bn(inputs, outputs, 1, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.body(x) + self.shortcut(x))
-
-
-def resnet50(width: Width) -> nn.Module:
-    """He et al., 2016, with the stride in the 3x3 convolution."""
-    layers: list[nn.Module] = [conv_bn(3, width(64), 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
-    inputs = width(64)
-    for middle, blocks, stride in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
-        for block in range(blocks):
-            outputs = width(4 * middle)
-            layers.append(Bottleneck(inputs, width(middle), outputs, stride if block == 0 else 1))
-            inputs = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 1000))
-
-
-class InvertedResidual(nn.Module):
-    def __init__(self, inputs: int, middle: int, outputs: int, stride: int, residual: bool) -> None:
-        super().__init__()
-        expand = [] if middle == inputs else [conv_bn(inputs, middle, 1), nn.ReLU6()]
-        self.body = nn.Sequential(
-            *expand,
-            conv_bn(middle, middle, 3, stride, groups=middle),
-            nn.ReLU6(),
-            conv_bn(middle, outputs, 1),
-        )
-        self.residual = residual
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x) if self.residual else self.body(x)
-
-
-def mobilenet_v2(width: Width) -> nn.Module:
-    """Sandler et al., 2018."""
-    layers: list[nn.Module] = [conv_bn(3, width(32), 3, 2), nn.ReLU6()]
-    inputs, before = width(32), 32
-    table = (
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    )
-    for factor, channels, blocks, first in table:
-        for block in range(blocks):
-            outputs, stride = width(channels), first if block == 0 else 1
-            middle = inputs if factor == 1 else width(before * factor)
-            layers.append(InvertedResidual(inputs, middle, outputs, stride, stride == 1 and block > 0))
-            inputs, before = outputs, channels
-    layers += [conv_bn(inputs, width(1280), 1), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    return nn.Sequential(*layers, nn.Linear(width(1280), 1000))
-
-
-ARCHITECTURES: dict[str, Callable[[Width], nn.Module]] = {"ResNet-50": resnet50, "MobileNetV2": mobilenet_v2}
+ARCHITECTURES: dict[str, Callable[[Width], nn.Module]] = {
+    "ResNet-50": lambda width: ResNet(made=width),
+    "MobileNetV2": mobilenet_v2,
+}
 
 
 def export(model: nn.Module, path: Path) -> None:
@@ -181,7 +109,7 @@ def control(name: str, macs: int, path: Path, step: int) -> int:
 def rows_of(name: str, folder: Path, arguments: argparse.Namespace) -> list[str]:
     original, small, uniform = (folder / f"{name}-{kind}.onnx" for kind in ("original", "compact", "uniform"))
     torch.manual_seed(arguments.seed)
-    export(ARCHITECTURES[name](lambda channels: channels), original)
+    export(ARCHITECTURES[name](published), original)
     offspring = evolve(original, small, arguments.share, arguments.align, arguments.threads, arguments.seed)
     found = control(name, offspring.macs, uniform, 8)
     timed = bench(
