@@ -1,17 +1,23 @@
-"""How much of a model goes when a share of its synapses is kept, channel by channel: a row per ONNX file.
+"""How much of a model goes when a share of its synapses is kept, channel by channel: a row per model.
 
-    python benchmarks/removal.py --keep 0.25 resnet50.onnx vit.onnx ...
+    python benchmarks/removal.py --keep 0.25 model.onnx unet timm:resnet50 timm:inception_v3@299 ...
 
-Each file is sampled once (channel clusters, no alignment), made compact, and proven equal to its masked form.
-"parameters" and "MACs" are the original's over the compact model's. Files of random weights will do.
+A model is an ONNX file; a name in benchmarks/architectures.py; or LIBRARY:NAME with timm, torchvision or
+ultralytics, where that is installed, and @SIDE for images that are not 224 pixels high. All but files are
+exported with random weights, with --dynamo by the newer of torch's exporters. Each is sampled once (channel
+clusters, no alignment), made compact, and proven equal to its masked form. "parameters" and "MACs" are the
+original's over the compact model's.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,22 +59,60 @@ def row(path: Path, keep: float, seed: int, threads: int) -> str:
     )
 
 
+def from_library(library: str, name: str) -> Any:
+    """A torch module with random weights."""
+    if library == "timm":
+        import timm
+
+        return timm.create_model(name, pretrained=False)
+    if library == "torchvision":
+        import torchvision
+
+        parts = {"weights_backbone": None} if "_resnet" in name else {}
+        return torchvision.models.get_model(name, weights=None, **parts)
+    from ultralytics import YOLO
+
+    return YOLO(f"{name}.yaml").model
+
+
+def exported(name: str, folder: Path, dynamo: bool) -> Path:
+    import torch
+    from architectures import ARCHITECTURES
+
+    library, _, rest = name.rpartition(":")
+    label, _, size = rest.partition("@")
+    side = int(size or 224)
+    if library:
+        module = from_library(library, label)
+    else:
+        module, side = ARCHITECTURES[label].build(), ARCHITECTURES[label].side
+    path = folder / f"{label}.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        example = torch.randn(1, 3, side, side)
+        torch.onnx.export(module.eval(), (example,), str(path), dynamo=dynamo, input_names=["x"])
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", type=Path, nargs="+")
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--dynamo", action="store_true", help="export with torch's newer exporter")
     parser.add_argument("--keep", type=float, default=0.25)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     print("| model | M parameters | synapses kept | parameters | MACs | analysis to apply, CPU s | proof |")
     print("|---|---:|---:|---:|---:|---:|---|")
-    for path in arguments.files:
-        try:
-            print(row(path, arguments.keep, arguments.seed, arguments.threads), flush=True)
-        except EvonnxError as error:
-            print(f"| {path.stem} | refused: {error} |", flush=True)
+    for name in arguments.models:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(name) if Path(name).exists() else exported(name, Path(folder), arguments.dynamo)
+            try:
+                print(row(path, arguments.keep, arguments.seed, arguments.threads), flush=True)
+            except EvonnxError as error:
+                print(f"| {path.stem} | refused: {error} |", flush=True)
 
 
 if __name__ == "__main__":
