@@ -21,6 +21,7 @@ from evonnx.masking import apply_masks
 from evonnx.network import load_network, network_of
 from evonnx.proof import Proof, prove, require
 from evonnx.proof.inputs import feed, first_sizes, second_sizes
+from evonnx.proof.judging import POWER, Reading
 from evonnx.proof.precision import float32_copy, is_low_precision
 from evonnx.sessions import InputSpec, make_session, random_array, run_session
 
@@ -147,6 +148,56 @@ def test_an_output_of_constants_alone_need_not_react() -> None:
     text = f"""{HEAD} g (float[1, 4] x) => (float[1, 4] y, float[2] z) <float[2] c = {{1, 2}}> {{
         y = Neg(x) z = Neg(c) }}"""
     assert prove(*_compacted(text), threads=1).passed
+
+
+BESIDE = f"""{HEAD} g (float[1, 4, 32] x) => (float[1, 8, 32] y) <float far = {{1000}}, float by = {{1}}> {{
+    t = Tanh(x) r = Add(t, far) s = Mul(t, by) y = Concat <axis = 1> (r, s) }}"""
+
+
+def test_what_is_small_beside_constants_is_held_against_itself() -> None:
+    proof = prove(*_compacted(BESIDE), threads=1)
+    assert proof.passed, proof.reason
+    assert proof.details[0].sensitivity < 1e-2
+    assert proof.details[0].power > POWER
+
+
+@pytest.mark.parametrize(
+    "fault", [BESIDE.replace("by = {1}", "by = {1.001}"), BESIDE.replace("far = {1000}", "far = {1000.01}")]
+)
+def test_faults_that_are_small_beside_constants_are_caught(fault: str) -> None:
+    assert fault != BESIDE
+    proof = prove(*_compacted(BESIDE, fault), threads=1)
+    assert not proof.passed
+    assert not proof.void
+    assert proof.worst_difference < proof.tolerance
+
+
+@pytest.mark.parametrize(
+    ("constant", "moving", "error", "allowed"),
+    [
+        (1.0, 1.0, 5e-5, True),  # a twentieth of a thousandth of what moves
+        (1.0, 1.0, 1e-3, False),
+        (1.0, 1e-2, 1e-6, True),
+        (1.0, 1e-2, 2e-5, False),  # though small beside the whole
+        (1.0, 0.0, 5e-5, True),  # what does not move is judged on its size
+        (1.0, 0.0, 1e-3, False),
+        (0.0, 0.0, 1e-6, False),  # nothing but zeros
+    ],
+)
+def test_slices_are_held_against_their_own_moves(
+    constant: float, moving: float, error: float, allowed: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    want, other = (rng.uniform(-0.5, 0.5, (3, 40)).astype(np.float32) for _ in range(2))
+    for one in (want, other):
+        one[1] = constant + moving * one[1]
+    want[1, 0], other[1, 0] = constant, constant + moving
+    got = want.copy()
+    got[1, 7] += error
+    assert Reading(want, other, 1e-4).agrees(got, []) == allowed
+    noisy = want.copy()
+    noisy[1, 30] += error
+    assert Reading(want, other, 1e-4).agrees(got, [noisy])
 
 
 def test_nothing_finite_makes_the_proof_void() -> None:

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from zoo.shares import Shares, golden, record, removable_shares
 from evonnx.clusters import find_clusters
 from evonnx.dependency import Coupling, analyse
 from evonnx.environment import Budget
-from evonnx.errors import ProofError
 from evonnx.evolution import EvolveOptions, Pressure, Retraining, Selection, evolve
 from evonnx.genome import encode
 from evonnx.masking import apply_masks
@@ -43,24 +41,6 @@ CASES = [
     *((name, "torchscript") for name in ZOO),
     *(pytest.param(name, "dynamo", marks=() if name in QUICK_DYNAMO else pytest.mark.slow) for name in ZOO),
 ]
-
-MAY_BE_VOID = {
-    "efficientnet": "behind many gates in a row redrawn signals fade beside the biases",
-    "yolo11": "its output holds large constant coordinates, and what moves is small beside them",
-}
-"""Where the proof may have no power, and why. Void is not a pass: it is reported as an expected failure. A
-difference fails the test here as everywhere."""
-
-
-@contextlib.contextmanager
-def power_expected(name: str) -> Iterator[None]:
-    """Turns a void proof of the architectures named above, and nothing else, into an expected failure."""
-    try:
-        yield
-    except ProofError as error:
-        if name in MAY_BE_VOID and str(error).startswith("The proof is void"):
-            pytest.xfail(f"{MAY_BE_VOID[name]}: {error}")
-        raise
 
 
 @pytest.fixture(scope="session")
@@ -106,8 +86,7 @@ def test_half_of_the_channels_go(name: str, exporter: str, exported: Exported, t
     assert len(found["unprunable"]) <= len(wanted["unprunable"])
     rng = np.random.default_rng(0)
     for masks in (random_masks(network, coupling, "channel", rng, 0.5), synthesized(network, coupling, rng)):
-        with power_expected(name):
-            check_removal(network, coupling, masks, tmp_path / "compact.onnx")
+        check_removal(network, coupling, masks, tmp_path / "compact.onnx")
 
 
 def check_pins(network: Network, coupling: Coupling) -> None:
@@ -159,8 +138,7 @@ def test_one_generation_without_data(name: str, exported: Exported, tmp_path: Pa
         retraining=Retraining(epochs=1, recovery_epochs=0),
         input_shapes=load(path, name, "torchscript").input_shapes,
     )
-    with power_expected(name):
-        run = evolve(path, task, tmp_path / "run", options, generations=1)
+    run = evolve(path, task, tmp_path / "run", options, generations=1)
     row = run.record["generations"][0]
     assert row["proof"]["passed"]
     assert row["synapses"] < row["synapses_ancestor"]

@@ -1,15 +1,22 @@
 """What is seen of one tensor in both models, and what follows from it.
 
-    max |compact - masked| <= tolerance max |masked| + 4 noise
+Every slice of a tensor that is large enough to have a level of its own (a channel, a row) is held against
+itself, so that what is small or hardly moves is not judged by large constants beside it:
 
-where noise is what the masked model's own result changes by when onnxruntime's optimisations are on and the
-inputs move by a millionth (exponentials amplify rounding). It is measured only where it decides.
+    |compact - masked| <= tolerance min(max |masked|, moves) + 4 noise + rounding
+
+where moves is how far another input takes the slice, noise what the masked model's own result changes by when
+onnxruntime's optimisations are on and the inputs move by a millionth (exponentials amplify rounding; it is
+measured only where it decides), and rounding some last bits of the slice's largest value. A tensor that no
+input moves by a hundred times what is allowed shows nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +24,19 @@ from numpy.typing import NDArray
 from evonnx.network import Array
 from evonnx.proof.copies import Compared
 
-SENSITIVITY = 1e-2
-"""Two unrelated inputs must change a tensor by this share of its largest value, or it shows nothing."""
+Floats = NDArray[np.floating[Any]]
+
+POWER = 100.0
+"""Another input must move some slice by this many times the difference that is allowed there."""
 NOISE_FACTOR = 4.0
 _MOST_NOISE = 1e-2
 """A tensor whose own noise is a larger share of its largest value can't be judged on that input."""
+_ROUNDING = 1e-6
+"""What sums in another order may change, as a share of a slice's largest value."""
+_LAST_BIT = 2.0**-23
+"""The same as a share of the tensor's, where a slice is what remains of larger numbers."""
+_ENOUGH = 16
+"""Elements that a slice needs to have a level of its own."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,8 @@ class TensorProof:
     """The same with redrawn weights."""
     sensitivity: float
     """Largest reaction to another input, as a share of the largest value."""
+    power: float
+    """How many times the allowed difference that is, in the slice where it shows most."""
     passed: bool
     void: bool
     reason: str = ""
@@ -49,6 +66,7 @@ class Tally:
     differences: list[float] = field(default_factory=lambda: [0.0, 0.0])
     """With the weights as they are, and redrawn."""
     sensitivity: float = 0.0
+    power: float = 0.0
     uniform: bool = True
     """Whether it held one number only, whatever the input."""
     silent: list[bool] = field(default_factory=lambda: [True, True])
@@ -68,28 +86,102 @@ class Tally:
         return self.sensitivity == 0 and (zero or not self.uniform)
 
 
-def is_allowed(want: Array, own: Sequence[Array], got: Array, tolerance: float) -> bool:
-    """Whether two results agree, given what the masked model's own result may change by."""
-    if want.shape != got.shape or want.dtype.kind != "f" or not np.isfinite(want).all():
-        return bool(np.array_equal(want, got, equal_nan=want.dtype.kind == "f"))
-    noise = max((largest_gap(other, want) for other in own), default=0.0)
-    return largest_gap(got, want) <= tolerance * float(np.abs(want).max(initial=0.0)) + NOISE_FACTOR * noise
+class Reading:
+    """One tensor of the masked model on one input, and what a difference is held against."""
+
+    def __init__(self, want: Array, other: Array | None, tolerance: float) -> None:
+        """Without another input's result (`other`) moves are unknown, and sizes count alone."""
+        self.want = want
+        self.other = other if other is not None and other.shape == want.shape else None
+        self.tolerance = tolerance
+        self.is_float = want.dtype.kind == "f"
+        self.finite = np.isfinite(want) if self.is_float else np.ones(want.shape, dtype=np.bool_)
+
+    @cached_property
+    def sizes(self) -> list[Floats]:
+        """Largest magnitudes: see `_levels`."""
+        return _levels(np.where(self.finite, self.want, 0))
+
+    @cached_property
+    def moves(self) -> list[Floats]:
+        """How far another input takes the slices."""
+        if self.other is None:
+            return self.sizes
+        both = self.finite & np.isfinite(self.other)
+        return _levels(np.subtract(self.want, self.other, where=both, out=np.zeros_like(self.want)))
+
+    def gap(self, got: Array) -> Floats:
+        """Absolute differences, 0 where the masked model's value is not finite."""
+        return np.abs(np.subtract(got, self.want, where=self.finite, out=np.zeros_like(self.want)))
+
+    def noise(self, own: Sequence[Array]) -> list[Floats]:
+        """The largest change by slice that the masked model's other results show."""
+        found = [_levels(self.gap(one)) for one in own if one.shape == self.want.shape]
+        return [reduce(np.maximum, levels) for levels in zip(*found, strict=True)]
+
+    def allowed(self, own: Sequence[Array]) -> list[Floats]:
+        """Differences that are allowed: of the whole tensor, and by slice."""
+        rounding = [_ROUNDING * size for size in self.sizes]
+        scales = [
+            # What does not move at all (a class token) is judged on what it is.
+            np.where(move > small, np.minimum(move, size), size)
+            for move, size, small in zip(self.moves, self.sizes, rounding, strict=True)
+        ]
+        noise = self.noise(own) or [np.zeros_like(size) for size in self.sizes]
+        return [
+            self.tolerance * scale + small + _LAST_BIT * self.sizes[0] + NOISE_FACTOR * own_change
+            for scale, small, own_change in zip(scales, rounding, noise, strict=True)
+        ]
+
+    def agrees(self, got: Array, own: Sequence[Array]) -> bool:
+        """Whether another result is the same, given what the masked model's own may change by."""
+        if self.want.shape != got.shape or not self.is_float or not self.finite.all():
+            return bool(np.array_equal(self.want, got, equal_nan=self.is_float))
+        return bool(self.excess(got, own) <= 1)
+
+    def reaction(self, own: Sequence[Array]) -> tuple[float, float]:
+        """How far another input takes the tensor: as a share of its largest value, and of what is allowed."""
+        if self.other is None:
+            return 1.0, float("inf")
+        moves, largest = float(self.moves[0].max()), float(self.sizes[0].max())
+        pairs = zip(self.moves, self.allowed(own), strict=True)
+        power = max(float(np.max(move / allowed)) for move, allowed in pairs) if largest > 0 else 0.0
+        return (moves / largest if largest > 0 else 0.0), power
+
+    def excess(self, got: Array, own: Sequence[Array]) -> float:
+        """The largest difference as a multiple of what is allowed where it is."""
+        allowed, gap = self.allowed(own), self.gap(got)
+        if gap.max(initial=0.0) <= min(float(one.min()) for one in allowed):
+            return 0.0
+        limit = reduce(np.minimum, allowed)
+        share = np.divide(gap, limit, where=gap > 0, out=np.zeros_like(gap))
+        return float(share.max(initial=0.0))
 
 
-def enter(
-    tally: Tally, want: Array, own: Sequence[Array], got: Array, tolerance: float, redrawn: bool
-) -> None:
+def _levels(array: Floats) -> list[Floats]:
+    """Largest magnitudes of the whole tensor and of its slices across every axis, where these have enough
+    elements; each broadcasts to the tensor."""
+    array = np.abs(array)
+    axes = tuple(range(array.ndim))
+    found = [array.max(initial=0.0, keepdims=True)]
+    for axis in axes:
+        if array.size >= _ENOUGH * array.shape[axis] > 0 and array.shape[axis] > 1:
+            found.append(array.max(axis=axes[:axis] + axes[axis + 1 :], keepdims=True))
+    return found
+
+
+def enter(tally: Tally, reading: Reading, own: Sequence[Array], got: Array, redrawn: bool) -> None:
     """Judge one tensor on one input.
 
     Args:
         tally: to enter it in.
-        want: the masked model's, without optimisations.
+        reading: the masked model's, without optimisations.
         own: the masked model's with nudged inputs, with and without optimisations; as many as were needed.
         got: the compact model's.
-        tolerance: relative.
         redrawn: which weights both have.
     """
-    tally.is_float = want.dtype.kind == "f"
+    want, finite = reading.want, reading.finite
+    tally.is_float = reading.is_float
     where = " with redrawn weights" if redrawn else ""
 
     def fault(difference: float, words: str) -> None:
@@ -106,14 +198,13 @@ def enter(
             share = float(np.mean(want != got))
             fault(share, f"differs in {share:.1%} of its elements")
         return
-    finite = np.isfinite(want)
     if not _alike_where_not_finite(want, got, finite):
         if all(_alike_where_not_finite(want, other, finite) for other in own):
             fault(float("inf"), "is not finite at the same places")
         return
-    largest = float(np.abs(want[finite]).max(initial=0.0))
-    difference = largest_gap(got[finite], want[finite])
-    noise = max((largest_gap(other[finite], want[finite]) for other in own), default=0.0)
+    largest = float(reading.sizes[0].max())
+    difference = float(reading.gap(got).max(initial=0.0))
+    noise = max((float(level.max()) for level in reading.noise(own)[:1]), default=0.0)
     if (want.size and not finite.any()) or not noise <= _MOST_NOISE * largest:
         return
     tally.seen += 1
@@ -122,25 +213,18 @@ def enter(
     tally.uniform &= bool(want.size == 0 or np.all(want == want.flat[0]))
     relative = difference / largest if largest > 0 else (0.0 if difference == 0 else float("inf"))
     tally.differences[redrawn] = max(tally.differences[redrawn], relative)
-    if difference > tolerance * largest + NOISE_FACTOR * noise:
-        fault(relative, f"differs by {relative:.1e} of its largest value")
+    sensitivity, power = reading.reaction(own)
+    tally.sensitivity, tally.power = max(tally.sensitivity, sensitivity), max(tally.power, power)
+    excess = reading.excess(got, own)
+    if excess > 1:
+        words = f"differs by {relative:.1e} of its largest value, {excess:.1f} times what is allowed there"
+        fault(relative, words)
 
 
 def _alike_where_not_finite(want: Array, got: Array, finite: NDArray[np.bool_]) -> bool:
     return bool(np.isfinite(got[finite]).all()) and np.array_equal(
         want[~finite], got[~finite], equal_nan=True
     )
-
-
-def reaction(one: Array, other: Array) -> float:
-    """How far apart one tensor is for two inputs, as a share of the second's largest value."""
-    if one.shape != other.shape or not one.size:
-        return 1.0
-    finite = np.isfinite(one) & np.isfinite(other)
-    if not finite.any():
-        return 0.0
-    largest = float(np.abs(other[finite]).max())
-    return largest_gap(one[finite], other[finite]) / largest if largest > 0 else 0.0
 
 
 def largest_gap(one: Array, other: Array) -> float:
@@ -161,15 +245,19 @@ def detail_of(tally: Tally, still: set[str]) -> TensorProof:
         reason = tally.faults[0]
     elif not tally.seen:
         void, reason = True, tally.void_reason
-    elif tally.is_float and tally.sensitivity < SENSITIVITY and name not in still and not tally.constant:
+    elif tally.is_float and tally.power < POWER and name not in still and not tally.constant:
         void = True
-        reason = f"two unrelated inputs change it by {tally.sensitivity:.1e} of its largest value only"
+        reason = (
+            f"two unrelated inputs change it by {tally.sensitivity:.1e} of its largest value only, "
+            f"{tally.power:.1f} times what must be allowed there"
+        )
     return TensorProof(
         name=name,
         node=node,
         difference=tally.differences[0],
         difference_redrawn=tally.differences[1],
         sensitivity=tally.sensitivity,
+        power=tally.power,
         passed=not reason,
         void=void,
         reason=reason,

@@ -29,13 +29,12 @@ from evonnx.proof.dequantizing import dequantized_copy, is_quantized
 from evonnx.proof.inputs import Shapes, Source, feed, first_sizes, second_sizes, sources_of
 from evonnx.proof.judging import (
     NOISE_FACTOR,
+    Reading,
     Tally,
     TensorProof,
     detail_of,
     enter,
-    is_allowed,
     largest_gap,
-    reaction,
 )
 from evonnx.proof.precision import float32_copy, is_low_precision
 from evonnx.sessions import input_specs, make_session, run_session
@@ -279,27 +278,28 @@ class _Pair:
     ) -> None:
         """Run some scales at one size and enter what is seen."""
         rng = np.random.default_rng([seed, 2])
-        previous: Mapping[str, Array] = {}
         names = [one.name for one in self.tensors]
-        for number, scale in enumerate(scales):
-            feeds = self._feed(shapes, rng, scale)
-            reference = run_session(self.plain, feeds, names)
+        # What moves shows against another input: the one before, for the first the second.
+        padded = list(scales) if len(scales) > 1 else [*scales, *scales]
+        inputs = [self._feed(shapes, rng, scale) for scale in padded]
+        reference, others = (run_session(self.plain, feeds, names) for feeds in (inputs[0], inputs[1]))
+        for number, feeds in enumerate(inputs[: len(scales)]):
+            if number:
+                following = run_session(self.plain, feeds, names) if number > 1 else others
+                reference, others = following, reference
             got = run_session(self.compact, feeds, names)
             nudge = rng.spawn(1)[0]
             samples: list[Mapping[str, Array]] = []
             for one in self.tensors:
-                tally = tallies[one.name]
-                want = one.kept(reference[one.name])
+                want, other = one.kept(reference[one.name]), one.kept(others[one.name])
+                reading = Reading(want, other, tolerance)
                 own: list[Array] = []
-                while not is_allowed(want, own, got[one.name], tolerance) and len(own) < _SAMPLES:
+                while not reading.agrees(got[one.name], own) and len(own) < _SAMPLES:
                     if len(own) == len(samples):
                         session = self.plain if len(samples) % 2 else self.optimised
                         samples.append(run_session(session, _nudged(feeds, nudge), names))
                     own.append(one.kept(samples[len(own)][one.name]))
-                enter(tally, want, own, got[one.name], tolerance, redrawn)
-                if number and tally.is_float:
-                    tally.sensitivity = max(tally.sensitivity, reaction(one.kept(previous[one.name]), want))
-            previous = reference
+                enter(tallies[one.name], reading, own, got[one.name], redrawn)
 
 
 def _compare_as_stored(pair: _Pair, shapes: Shapes, seed: int) -> tuple[str, str]:
