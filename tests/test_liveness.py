@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from graph_builder import Builder
 from graphs import GRAPHS
-from removal_support import KINDS, built, network, random_masks
+from removal_support import KINDS, assert_same, built, compact, network, random_masks
 
 from evonnx.dependency import Coupling, analyse, close
+from evonnx.dependency.zeros import some_tap
 from evonnx.masks import Mask, live_masks
 from evonnx.network import Network
 
@@ -31,17 +32,34 @@ def reference(net: Network, coupling: Coupling, masks: dict[str, Mask]) -> tuple
                     elif canonical[name][o, i].any():
                         produced.add(int(wires.output[o]))
                         consumed.add(int(source))
+        seen = seen_classes(net, coupling, canonical)
         fresh = {
             wire
             for wire in range(coupling.wire_class.size)
             if wire not in dead
             and not pinned[coupling.wire_class[wire]]
             and wire not in lines
-            and (wire not in produced or wire not in consumed)
+            and (wire not in produced or wire not in consumed or int(coupling.wire_class[wire]) not in seen)
         }
         if not fresh:
             return {name: net.weights[name].from_canonical(mask) for name, mask in canonical.items()}, dead
         dead |= fresh
+
+
+def seen_classes(net: Network, coupling: Coupling, canonical: dict[str, Mask]) -> set[int]:
+    """Those that stay, and those that a live synapse leads from to a seen one."""
+    seen = set(np.flatnonzero(coupling.pinned()).tolist())
+    while True:
+        more = {
+            int(classes.input[o // (weight.outputs // weight.groups), i])
+            for name, weight in net.weights.items()
+            for classes in [coupling.weights[name]]
+            for o, i in np.argwhere(canonical[name].any(axis=2))
+            if int(classes.output[o]) in seen
+        }
+        if more <= seen:
+            return seen
+        seen |= more
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -161,3 +179,52 @@ def test_a_dead_depthwise_filter_ends_the_signal() -> None:
     assert not closure.masks["conv1.weight"][2].any()
     assert not closure.masks["conv3.weight"][:, 2].any()
     assert np.count_nonzero(closure.dead_classes) == 1
+
+
+def side_branch(join: str) -> Builder:
+    """conv2's channels are pinned (LRN), and only conv3 leads from them to the output."""
+    b = Builder([1, 3, 6, 6])
+    y = b.conv("x", 3, 4)
+    side = b.conv(b.node("LRN", b.conv(y, 4, 5), size=3), 5, 4)
+    y = b.node("Add", side, y) if join == "Add" else b.node("Concat", side, y, axis=1)
+    b.output(b.conv(y, 4 if join == "Add" else 8, 2), [None] * 4)
+    return b
+
+
+@pytest.mark.parametrize("join", ["Add", "Concat"])
+def test_what_leads_nowhere_dies_although_its_channels_are_pinned(join: str) -> None:
+    net = built(side_branch(join))
+    coupling = analyse(net)
+    masks = live_masks(net)
+    masks["conv3.weight"][:] = False
+    closure = close(net, coupling, masks)
+    assert coupling.pinned()[coupling.weights["conv2.weight"].output].all()
+    assert not closure.masks["conv2.weight"].any()
+    assert closure.masks["conv1.weight"].all()
+    assert closure.masks["conv4.weight"].any()
+    assert not closure.dead_classes[coupling.pinned()].any()
+    masked, plan, compacted = compact(net, coupling, masks)
+    assert_same(masked, compacted, np.random.default_rng(0))
+    assert {"conv2.weight", "conv3.weight"} <= set(plan.removed_layers)
+
+
+def test_a_cycle_that_nobody_reads_does_not_keep_itself_alive() -> None:
+    """What a residual block reads of a channel and writes to it again is seen by no output."""
+    net = built(residual())
+    coupling = analyse(net)
+    masks = live_masks(net)
+    masks["conv4.weight"][:, 1] = False
+    masks["conv2.weight"][1:, 1] = False
+    masks["conv3.weight"][[0, 2, 3], 0] = False
+    closure = close(net, coupling, masks)
+    for weight, dead in (("conv1.weight", 1), ("conv3.weight", 1), ("conv2.weight", 0)):
+        assert closure.masks[weight].any(axis=(1, 2, 3)).tolist() == [
+            index != dead for index in range(masks[weight].shape[0])
+        ]
+
+
+@pytest.mark.parametrize("taps", [1, 4, 16, 17, 49])
+def test_some_tap_is_any(taps: int) -> None:
+    mask = np.random.default_rng(taps).random((5, 4, taps)) < 1 / (2 * taps)
+    np.testing.assert_array_equal(some_tap(mask), mask.any(axis=2))
+    assert not np.shares_memory(some_tap(mask), mask)

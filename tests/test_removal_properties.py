@@ -36,9 +36,9 @@ from removal_support import (
 from strategies_families import family_models
 
 from evonnx.compaction import Plan, apply_plan, plan_compaction
-from evonnx.compaction.observed import Observed, Reading, edges_of
 from evonnx.dependency import Coupling, analyse, close
 from evonnx.dependency.coupling import NOT_ZEROED
+from evonnx.dependency.observed import Observed, Reading, edges_of
 from evonnx.dependency.zeros import live_slices
 from evonnx.masks import Mask, live_masks
 from evonnx.network import Array, Network
@@ -75,6 +75,7 @@ def check(draw: Draw) -> str:
     masked, plan, compacted = compact(net, coupling, masks, align)
     assert all(pad.reason for pad in plan.padding)
     assert_same(masked, compacted, rng, exact=exact, floor=1e-6)
+    check_counts(masked, compacted.model)
     check_poisoned(masked, rng)
     if align == 1:
         check_again(masked, plan, compacted.model, rng, exact)
@@ -82,6 +83,14 @@ def check(draw: Draw) -> str:
     # A function that has died, or whose outputs never moved, can't be proven, and says so.
     assert proof.passed or (proof.void and "two unrelated inputs" in proof.reason), proof.reason
     return "proven" if proof.passed else "void"
+
+
+def check_counts(masked: Network, model: ir.Model) -> None:
+    """What masks call alive is in the compact model, all of it: nothing that lived was unread."""
+    left = reread(model, masked)
+    for name in masked.weights:
+        found = np.count_nonzero(left.live(name)) if name in left.weights else 0
+        assert found == np.count_nonzero(masked.live(name)), name
 
 
 def check_again(masked: Network, plan: Plan, model: ir.Model, rng: np.random.Generator, exact: bool) -> None:

@@ -443,3 +443,30 @@ def test_layouts_that_are_not_contiguous_are_trimmed_too(name: str, seed: int) -
     for share in (0.6, 0.8):
         drawn = synthesize(network, coupling, genome, Budget(share), np.random.default_rng(seed))
         assert drawn.survivors <= share * drawn.parent_synapses
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_pinned_branch_is_no_floor_and_the_only_path_is(seed: int) -> None:
+    """Most synapses are in a branch whose channels are pinned; it goes when what leads from it is dead."""
+    b = Builder([1, 3, 6, 6], seed=seed)
+    y = b.conv("x", 3, 4)
+    side = b.node("LRN", b.conv(b.node("LRN", b.conv(y, 4, 12), size=3), 12, 12), size=3)
+    y = b.node("Concat", b.conv(side, 12, 2), y, axis=1)
+    b.output(b.conv(y, 6, 2), [None] * 4)
+    network = network_of(ir.from_proto(b.model()), "side.onnx")
+    coupling = analyse(network)
+    pinned = coupling.pinned()
+    weight = coupling.weights["conv3.weight"]
+    assert pinned[weight.output].all()
+    assert pinned[weight.input].all()
+    genome = encode(
+        network, find_clusters(network, coupling, "channel"), replace(adaptive, levels="clusters")
+    )
+    one = synthesize(
+        network, coupling, genome, Budget(0.1), np.random.default_rng(seed), best_effort=True, align=1
+    )
+    assert one.achieved_share <= 0.1
+    assert not one.masks["conv3.weight"].any()
+    step = through_living(lambda name, rows: network.weights[name].to_canonical(one.masks[name])[rows])
+    reach = walk(network, coupling, step)
+    assert all(reach.reached(value) for value in network.model.graph.outputs)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Set
 import numpy as np
 import onnx_ir as ir
 
-from evonnx.compaction.observed import Edges
 from evonnx.compaction.plan import (
     AttributeChange,
     ConstantChange,
@@ -19,6 +18,7 @@ from evonnx.compaction.plan import (
     SplitSizes,
 )
 from evonnx.dependency.coupling import Coupling, Relabel
+from evonnx.dependency.observed import Edges
 from evonnx.dependency.zeros import Flags
 from evonnx.network import Array, Network
 from evonnx.onnx_io import constant_tensor

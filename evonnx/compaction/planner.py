@@ -14,10 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from evonnx.compaction.changes import Changes
-from evonnx.compaction.observed import Edges, Observed, Reading, edges_of, readings_of
 from evonnx.compaction.plan import (
     ActivationCut,
     AxisCut,
+    Bypass,
     DroppedInput,
     GroupedCut,
     Indices,
@@ -27,8 +27,9 @@ from evonnx.compaction.plan import (
     RelayoutFold,
     RemovedOutputs,
 )
-from evonnx.compaction.reach import find_bypasses, needed_nodes
 from evonnx.dependency.coupling import ClassIds, Coupling, EqualCount
+from evonnx.dependency.observed import Edges, Observed, Reading, edges_of, readings_of
+from evonnx.dependency.reach import Input, empty_inputs, find_bypasses, needed_nodes, weights_read
 from evonnx.dependency.zeros import Flags, live_slices, zero_channels
 from evonnx.network import Network, Weight
 from evonnx.onnx_io import constant_tensor
@@ -58,36 +59,26 @@ class _Planner:
         self.zeros = zero_channels(network, coupling, self.live)
         self.all_bypasses = find_bypasses(network, self.zeros)
         self.readings = readings_of(network, coupling, self.zeros)
-        self.dropped: set[tuple[ir.Node, int]] = set()
+        self.dropped: set[Input] = set()
         self._start()
 
     def _start(self) -> None:
         """What is computed, and what is seen of it, before anything is kept for other reasons."""
         self._reach({})
-        sources: dict[str, list[tuple[str | None, int]]] = {}
-        for read in self.coupling.reads:
-            if read.node not in self.gone:
-                sources.setdefault(read.weight, []).append((read.source, read.axis))
-        for name, weight in self.network.weights.items():
-            if any(use.node not in self.gone for use in weight.uses):
-                sources.setdefault(name, [])
-        self.edges = edges_of(self.network, self.coupling, self.live, self.zeros, sources)
+        self.sources = weights_read(self.network, self.coupling, self.needed)
+        self.edges = edges_of(self.network, self.coupling, self.live, self.zeros, self.sources)
         self.observed = Observed(self.coupling, self.edges, self.readings)
-        self.sources = sources
         self.extra: dict[str, Flags] = {}
         self.refusals: list[str] = []
         self.notes: list[str] = []
 
     def _reach(self, relabelled: Mapping[ir.Value, ir.Value]) -> None:
         """Which nodes still lead somewhere."""
-        stand_in = {
-            self.nodes[one.node.index]: value
-            for one in self.all_bypasses
-            if (value := self.nodes[one.node.index].inputs[one.keep]) is not None
-        }
-        needed = needed_nodes(self.network.model.graph, stand_in, relabelled, self.dropped)
-        self.bypasses = [one for one in self.all_bypasses if self.nodes[one.node.index] in needed]
-        self.removed = [self.at[node] for node in self.nodes if node not in needed]
+        self.needed = needed_nodes(self.network.model.graph, self.all_bypasses, relabelled, self.dropped)
+        self.bypasses = [
+            Bypass(self.at[node], kept) for node, kept in self.all_bypasses if node in self.needed
+        ]
+        self.removed = [self.at[node] for node in self.nodes if node not in self.needed]
         self.gone = {self.nodes[one.index] for one in self.removed}
         graph = self.network.model.graph
         outputs = [value for node in self.nodes if node not in self.gone for value in node.outputs]
@@ -163,21 +154,8 @@ class _Planner:
             self._start()
         self._settle()
 
-    def _empty_inputs(self) -> set[tuple[ir.Node, int]]:
-        """Inputs of Concats without a channel that is kept, beside others with some."""
-        kept = self.observed.kept
-        found: set[tuple[ir.Node, int]] = set()
-        for node in self.nodes:
-            if node.op_type != "Concat" or node in self.gone or node.domain not in ("", "ai.onnx"):
-                continue
-            rank = len(self.network.shapes.get(str(node.outputs[0].name), ()))
-            axis = node.attributes.get_int("axis", 1)
-            axis = axis + rank if axis < 0 else axis
-            ids = [self.coupling.axes.get((str(value.name if value else ""), axis)) for value in node.inputs]
-            empty = [one is not None and not kept[one].any() for one in ids]
-            if any(empty) and not all(empty):
-                found |= {(node, slot) for slot, gone in enumerate(empty) if gone}
-        return found
+    def _empty_inputs(self) -> set[Input]:
+        return empty_inputs(self.network, self.coupling, self.needed, self.observed.kept)
 
     def _settle_rows(self) -> None:
         while True:
@@ -319,9 +297,7 @@ class _Planner:
         return found
 
 
-def sorted_inputs(
-    inputs: Iterable[tuple[ir.Node, int]], at: Mapping[ir.Node, NodeAt]
-) -> list[tuple[ir.Node, int]]:
+def sorted_inputs(inputs: Iterable[Input], at: Mapping[ir.Node, NodeAt]) -> list[Input]:
     """In graph order."""
     return sorted(inputs, key=lambda one: (at[one[0]].index, one[1]))
 

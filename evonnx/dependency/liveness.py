@@ -2,9 +2,9 @@
 
 A wire (see `coupling.py`) in a class that is not pinned is dead if no live synapse produces it or no live
 synapse consumes it; a dead wire takes its producing rows, its consuming slices and its channel vectors with
-it. Repeated until nothing changes. A class is dead when all its wires are. A layer without a live synapse
-whose output goes nowhere but into a residual addition dies whole: its private vectors die too, so that its
-branch is exactly zero.
+it. A class is dead when all its wires are. A layer without a live synapse whose output goes nowhere but into
+a residual addition dies whole: its private vectors die too, so that its branch is exactly zero. What no
+output depends on any more (`unread.py`) dies as well. All of it is repeated until nothing changes.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evonnx.dependency.coupling import ChannelVector, ClassIds, Coupling, WeightClasses
+from evonnx.dependency.coupling import NOT_ZEROED, ChannelVector, ClassIds, Coupling, WeightClasses
+from evonnx.dependency.unread import Unread, find_unread
+from evonnx.dependency.zeros import Zeroed, some_tap
 from evonnx.network import Network, Weight
 
 # Layering: masks stands higher, so the alias is repeated in words here: bool arrays in the stored shape, by
 # name.
 
 Bools = NDArray[np.bool_]
+DeadVectors = tuple[tuple[ChannelVector, Bools], ...]
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Closure:
     """By weight name, stored shape; True lives."""
     dead_classes: Bools
     """Shape (n_classes,)."""
-    vectors_dead: tuple[tuple[ChannelVector, Bools], ...]
+    vectors_dead: DeadVectors
     """Every channel vector with at least one dead index: (vector, shape (length,), True where it is dead)."""
     dead_layers: tuple[str, ...]
     """Weights of residual branches that died whole."""
@@ -56,8 +59,14 @@ def close(network: Network, coupling: Coupling, masks: Mapping[str, Bools]) -> C
         )
         for name, weight in network.weights.items()
     }
-    slices = {name: _slices(np.asarray(mask, dtype=np.bool_)) for name, mask in canonical.items()}
-    dead = _dead_wires(network, coupling, slices)
+    slices = {name: some_tap(np.asarray(mask, dtype=np.bool_)) for name, mask in canonical.items()}
+    wires = _Wires(network, coupling, slices)
+    while True:
+        wires.settle()
+        layers = _dead_layers(network, coupling, slices)
+        vectors = _dead_vectors(coupling, wires.dead, layers)
+        if not wires.take(find_unread(network, coupling, slices, _zeroed(vectors))):
+            break
     closed = {}
     for name, weight in network.weights.items():
         # What is left of the slices is what no dead wire took.
@@ -65,41 +74,72 @@ def close(network: Network, coupling: Coupling, masks: Mapping[str, Bools]) -> C
         mask = alive if weight.taps == 1 else np.asarray(canonical[name], dtype=np.bool_) & alive
         closed[name] = np.ascontiguousarray(weight.from_canonical(mask), dtype=np.bool_)
     alive_per_class = np.zeros(coupling.n_classes, dtype=np.bool_)
-    alive_per_class[coupling.wire_class[~dead]] = True
-    layers = _dead_layers(network, coupling, closed)
-    return Closure(closed, ~alive_per_class, _dead_vectors(coupling, dead, layers), layers)
+    alive_per_class[coupling.wire_class[~wires.dead]] = True
+    return Closure(closed, ~alive_per_class, vectors, layers)
 
 
-def _slices(mask: Bools) -> Bools:
-    """Which (o, i) slices have a live synapse: shape (O, I), an array of its own, from (O, I, K)."""
-    return mask[:, :, 0].copy() if mask.shape[2] == 1 else np.asarray(np.any(mask, axis=2))
-
-
-def _dead_wires(network: Network, coupling: Coupling, slices: dict[str, Bools]) -> Bools:
-    """The fixed point, shape (n_wires,). `slices`: (O, I) per weight, True where a live synapse is; what dies
-    is taken out.
+class _Wires:
+    """The state of every wire.
 
     Per wire, the live slices that produce and that consume it are counted once and then only counted down:
     every row and column is visited when its wire dies, so the work is linear in the number of slices.
     """
-    n_wires = coupling.wire_class.size
-    free = ~coupling.pinned()[coupling.wire_class]
-    produced = np.zeros(n_wires, dtype=np.int64)
-    consumed = np.zeros(n_wires, dtype=np.int64)
-    for name, weight in network.weights.items():
-        _count(produced, consumed, coupling.weight_wires[name], weight, slices[name])
-    _count_others(produced, consumed, coupling)
-    dead = np.zeros(n_wires, dtype=np.bool_)
-    while True:
-        dying = free & ~dead & ((produced == 0) | (consumed == 0))
-        if not dying.any():
-            return dead
-        dead |= dying
-        for source, target in coupling.link_wires:
-            if target is not None:
-                np.subtract.at(consumed, source[dying[target]], 1)
+
+    def __init__(self, network: Network, coupling: Coupling, slices: dict[str, Bools]) -> None:
+        """`slices`: (O, I) per weight, True where a live synapse is; what dies is taken out."""
+        self.network, self.coupling, self.slices = network, coupling, slices
+        n_wires = coupling.wire_class.size
+        self.free = ~coupling.pinned()[coupling.wire_class]
+        self.produced = np.zeros(n_wires, dtype=np.int64)
+        self.consumed = np.zeros(n_wires, dtype=np.int64)
         for name, weight in network.weights.items():
-            _kill(produced, consumed, coupling.weight_wires[name], weight, slices[name], dying)
+            _count(self.produced, self.consumed, coupling.weight_wires[name], weight, slices[name])
+        _count_others(self.produced, self.consumed, coupling)
+        self.dead = np.zeros(n_wires, dtype=np.bool_)
+        self.given = np.zeros(n_wires, dtype=np.bool_)
+        self.given[coupling.given] = True
+
+    def settle(self) -> None:
+        """Let die what nothing produces or nothing consumes, until there is no more of it."""
+        while True:
+            dying = self.free & ~self.dead & ((self.produced == 0) | (self.consumed == 0))
+            if not dying.any():
+                return
+            self._die(dying)
+
+    def take(self, unread: Unread) -> bool:
+        """Let die what no output depends on; whether that changes anything."""
+        gone = [name for name in unread.weights if self.slices[name].any()]
+        for name in gone:
+            wires, weight, live = (
+                self.coupling.weight_wires[name],
+                self.network.weights[name],
+                self.slices[name],
+            )
+            _count(self.produced, self.consumed, wires, weight, live, sign=-1)
+            live[:] = False
+        # Lines (heads, groups) are read by what becomes of their members, which is counted.
+        dying = unread.classes[self.coupling.wire_class] & self.free & ~self.dead & ~self.given
+        self._die(dying)
+        return bool(gone) or bool(dying.any())
+
+    def _die(self, dying: Bools) -> None:
+        self.dead |= dying
+        for source, target in self.coupling.link_wires:
+            if target is not None:
+                np.subtract.at(self.consumed, source[dying[target]], 1)
+        for name, weight in self.network.weights.items():
+            wires = self.coupling.weight_wires[name]
+            _kill(self.produced, self.consumed, wires, weight, self.slices[name], dying)
+
+
+def _zeroed(vectors: DeadVectors) -> Zeroed:
+    """What masking writes zeros to."""
+    found: dict[str, list[tuple[int, Bools]]] = {}
+    for vector, gone in vectors:
+        if vector.role not in NOT_ZEROED:
+            found.setdefault(vector.name, []).append((vector.axis, gone))
+    return found
 
 
 def _count_others(produced: ClassIds, consumed: ClassIds, coupling: Coupling) -> None:
@@ -146,11 +186,18 @@ def _kill(
         grouped[groups, :, columns] = False
 
 
-def _count(produced: ClassIds, consumed: ClassIds, wires: WeightClasses, weight: Weight, live: Bools) -> None:
+def _count(
+    produced: ClassIds,
+    consumed: ClassIds,
+    wires: WeightClasses,
+    weight: Weight,
+    live: Bools,
+    sign: int = 1,
+) -> None:
     """Add the live slices of one weight to the counts of the wires at both their ends."""
-    np.add.at(produced, wires.output, np.count_nonzero(live, axis=1))
+    np.add.at(produced, wires.output, sign * np.count_nonzero(live, axis=1))
     grouped = live.reshape(weight.groups, -1, weight.inputs_per_group)
-    np.add.at(consumed, wires.input, np.count_nonzero(grouped, axis=1))
+    np.add.at(consumed, wires.input, sign * np.count_nonzero(grouped, axis=1))
 
 
 def _dead_layers(network: Network, coupling: Coupling, masks: dict[str, Bools]) -> tuple[str, ...]:
@@ -162,9 +209,7 @@ def _dead_layers(network: Network, coupling: Coupling, masks: dict[str, Bools]) 
     )
 
 
-def _dead_vectors(
-    coupling: Coupling, dead: Bools, layers: tuple[str, ...]
-) -> tuple[tuple[ChannelVector, Bools], ...]:
+def _dead_vectors(coupling: Coupling, dead: Bools, layers: tuple[str, ...]) -> DeadVectors:
     """A constant that several nodes read dies only where it is dead for all of them."""
     found = [
         dead[wires] | (vector.layer in layers)

@@ -6,7 +6,7 @@ Finite inputs are assumed: zero times infinity is not zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,10 @@ from evonnx.dependency.coupling import (
 from evonnx.network import Network
 
 Flags = NDArray[np.bool_]
+Zeroed = Mapping[str, Sequence[tuple[int, Flags]]]
+"""Per constant: (axis, True where it is to be zero)."""
+
+_MANY_TAPS = 16
 
 
 def zeroable(network: Network, coupling: Coupling) -> dict[tuple[str, Place], Flags]:
@@ -51,21 +55,32 @@ def live_slices(network: Network) -> dict[str, Flags]:
     live = {}
     for name, weight in network.weights.items():
         array = network.canonical(name)
-        live[name] = array[:, :, 0] != 0 if weight.taps == 1 else np.any(array != 0, axis=2)
+        live[name] = array[:, :, 0] != 0 if weight.taps == 1 else some_tap(array != 0)
     return live
 
 
+def some_tap(mask: Flags) -> Flags:
+    """Which slices have a True: shape (O, I), an array of its own, from (O, I, K)."""
+    if mask.shape[2] > _MANY_TAPS:
+        return np.asarray(np.any(mask, axis=2))
+    found: Flags = mask[:, :, 0].copy()
+    for tap in range(1, mask.shape[2]):  # numpy is slow at reducing short axes
+        np.logical_or(found, mask[:, :, tap], out=found)
+    return found
+
+
 def zero_channels(
-    network: Network, coupling: Coupling, live: Mapping[str, Flags]
+    network: Network, coupling: Coupling, live: Mapping[str, Flags], zeroed: Zeroed | None = None
 ) -> dict[tuple[str, Place], Flags]:
     """Per followed axis of an activation, shape (length,): True where the channel is certainly zero.
 
     Args:
         network: the file.
         coupling: its coupling.
-        live: `live_slices` of the network.
+        live: `live_slices` of the network, or of masks.
+        zeroed: what is zero of constants, besides their own zeros.
     """
-    return _evaluated(coupling, Evaluator(network, live))
+    return _evaluated(coupling, Evaluator(network, live, zeroed=zeroed))
 
 
 def _evaluated(coupling: Coupling, evaluator: Evaluator) -> dict[tuple[str, Place], Flags]:
@@ -91,8 +106,10 @@ class Evaluator:
         network: Network,
         live: Mapping[str, Flags],
         known: Mapping[tuple[str, Place], Flags] | None = None,
+        zeroed: Zeroed | None = None,
     ) -> None:
         self.network = network
+        self.zeroed: Zeroed = zeroed or {}
         self.live = live
         self.known: dict[tuple[str, Place], Flags] = dict(known or {})
         self.constants: dict[tuple[str, int | None], Flags] = {}
@@ -129,6 +146,8 @@ class Evaluator:
         key = (term.name, term.axis)
         if key not in self.constants:
             array = self.network.live(term.name)
+            for axis, gone in self.zeroed.get(term.name, ()):
+                array = array & ~np.expand_dims(gone, [one for one in range(array.ndim) if one != axis])
             others = tuple(axis for axis in range(array.ndim) if axis != term.axis)
             self.constants[key] = np.asarray(~np.any(array, axis=None if term.axis is None else others))
         return self.constants[key]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evonnx.dependency.coupling import ClassIds, Coupling, Place
-from evonnx.dependency.zeros import Evaluator, Flags
+from evonnx.dependency.zeros import Evaluator, Flags, Zeroed
 from evonnx.network import Network, Weight
 
 
@@ -107,7 +107,10 @@ def _read(edge: Edges, rows: NDArray[np.int64]) -> ClassIds:
 
 
 def readings_of(
-    network: Network, coupling: Coupling, known: Mapping[tuple[str, Place], Flags]
+    network: Network,
+    coupling: Coupling,
+    known: Mapping[tuple[str, Place], Flags],
+    zeroed: Zeroed | None = None,
 ) -> list[Reading]:
     """Readers other than weights, for a file's own zeros.
 
@@ -115,8 +118,9 @@ def readings_of(
         network: the file.
         coupling: its coupling.
         known: channels that are always zero.
+        zeroed: what is zero of constants, besides their own zeros.
     """
-    evaluator = Evaluator(network, {}, known)
+    evaluator = Evaluator(network, {}, known, zeroed)
     found = []
     for link in coupling.links:
         flags = None if link.zero is None else evaluator.evaluate(link.zero)
