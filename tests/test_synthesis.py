@@ -470,3 +470,19 @@ def test_a_pinned_branch_is_no_floor_and_the_only_path_is(seed: int) -> None:
     step = through_living(lambda name, rows: network.weights[name].to_canonical(one.masks[name])[rows])
     reach = walk(network, coupling, step)
     assert all(reach.reached(value) for value in network.model.graph.outputs)
+
+
+@pytest.mark.parametrize("name", ["attention_integers", "attention_rotary_integers", "token_mixing_integers"])
+def test_where_a_single_chain_is_not_enough_more_lives(name: str) -> None:
+    """A product of activations needs all of its factors, however small the budget."""
+    network, coupling = named(name)
+    for seed in range(12):
+        encoding = ENCODINGS["cluster-driven" if seed % 2 else "adaptive"]
+        genome = encode(network, find_clusters(network, coupling, encoding.granularity), encoding)
+        one = synthesize(
+            network, coupling, genome, Budget(0.05), np.random.default_rng(seed), best_effort=True, align=1
+        )
+        canonical = {key: network.weights[key].to_canonical(mask) for key, mask in one.masks.items()}
+        step = through_living(lambda weight, rows, masks=canonical: masks[weight][rows])
+        reach = walk(network, coupling, step)
+        assert all(reach.reached(value) for value in network.model.graph.outputs), seed

@@ -120,8 +120,13 @@ class Draft:
                 self.layout = layout
                 self.spared = self._chain(fewest)
                 self._wake(self.spared)
-                if self._fits_in(check=layout is not None):
+                if self._fits_in():
                     return notes
+        if self._cut():
+            self._revive()
+            notes.append("To keep outputs connected with inputs, the most probable clusters live.")
+            if self._excess() <= 0:
+                return notes
         lowest = self._amount() / solution.parent_amount
         if not solution.best_effort:
             raise BudgetError(
@@ -142,8 +147,8 @@ class Draft:
             return [None]
         return [layout, None] if layout.align == 1 else [layout, self.solution.aligned(1).layout, None]
 
-    def _fits_in(self, *, check: bool = True) -> bool:
-        """Close, round and trim; whether the result is within the bound and connected (if that is asked)."""
+    def _fits_in(self) -> bool:
+        """Close, round and trim; whether the result is within the bound and connected."""
         self._close()
         if self.layout is not None:
             # What was drawn and still died has too few synapses: to let it live again would not help.
@@ -155,8 +160,7 @@ class Draft:
             self._trim()
             if self._excess() > 0:
                 return False
-            return not (check and self._cut())
-        return not (check and self.layout is not None and self._cut())
+        return not self._cut()
 
     def _amount(self) -> float:
         return sum(self.solution.prices[name] * np.count_nonzero(mask) for name, mask in self.masks.items())
@@ -339,6 +343,28 @@ class Draft:
                 self.woken.append((link.weight, link.output, link.input, tap))
                 woken += 1
         return woken
+
+    def _revive(self) -> None:
+        """Let the most probable clusters live, with all synapses that the parent has: as few as leave outputs
+        connected when removal has run (within a factor of 2).
+
+        A chain alone may not do: a product of activations needs all of its factors.
+        """
+        parent, log_p = self.solution.genome.parent, self.solution.genome.cluster_log_probability()
+        order = np.argsort(-log_p, kind="stable")
+        spared = self._classes_of(self.spared)
+        count = max(1, len(spared))
+        while True:
+            self.alive = np.zeros_like(self.alive)
+            self.alive[order[:count]] = True
+            self.alive[spared] = True
+            for name, layer in parent.clusters.layers.items():
+                for rows in parent.row_blocks(name):
+                    self.masks[name][rows] = parent.block(name, rows).live & layer.spread(self.alive, rows)
+            self._close()
+            if count >= order.size or not self._cut():
+                return
+            count *= 2
 
     def _trim(self) -> None:
         """Get rid of what is above the bound, and of what dies with it."""
