@@ -20,8 +20,9 @@ from evonnx.errors import ProofError
 from evonnx.masking import apply_masks
 from evonnx.network import load_network, network_of
 from evonnx.proof import Proof, prove, require
+from evonnx.proof.copies import Compared
 from evonnx.proof.inputs import feed, first_sizes, second_sizes
-from evonnx.proof.judging import POWER, Reading
+from evonnx.proof.judging import POWER, Reading, Tally, detail_of, enter
 from evonnx.proof.precision import float32_copy, is_low_precision
 from evonnx.sessions import InputSpec, make_session, random_array, run_session
 
@@ -162,7 +163,7 @@ def test_what_is_small_beside_constants_is_held_against_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [BESIDE.replace("by = {1}", "by = {1.001}"), BESIDE.replace("far = {1000}", "far = {1000.01}")]
+    "fault", [BESIDE.replace("by = {1}", "by = {1.001}"), BESIDE.replace("far = {1000}", "far = {1000.05}")]
 )
 def test_faults_that_are_small_beside_constants_are_caught(fault: str) -> None:
     assert fault != BESIDE
@@ -198,6 +199,18 @@ def test_slices_are_held_against_their_own_moves(
     noisy = want.copy()
     noisy[1, 30] += error
     assert Reading(want, other, 1e-4).agrees(got, [noisy])
+
+
+@pytest.mark.parametrize(
+    ("error", "void", "passed"), [(5e-6, False, True), (5e-5, True, False), (1e-3, False, False)]
+)
+def test_a_small_excess_is_void_and_a_large_one_a_fault(error: float, void: bool, passed: bool) -> None:
+    rng = np.random.default_rng(0)
+    want, other = (1 + 0.1 * rng.uniform(-1, 1, (2, 40)).astype(np.float32) for _ in range(2))
+    tally = Tally(Compared("t", (), "node"))
+    enter(tally, Reading(want, other, 1e-4), [], want + np.float32(error), redrawn=True)
+    detail = detail_of(tally, set())
+    assert (detail.void, detail.passed) == (void, passed), detail
 
 
 def test_nothing_finite_makes_the_proof_void() -> None:

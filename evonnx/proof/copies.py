@@ -66,6 +66,11 @@ _VECTOR_ROLES: Mapping[str, tuple[str, str]] = {
 """Of constants that a plan cuts: they are per channel, and not the numbers of some formula."""
 
 
+_SHIFT = 0.05
+"""Standard deviation of redrawn shifts: seen wherever they matter, and small, for behind gates in a row what
+inputs move fades beside them."""
+
+
 @dataclass(frozen=True)
 class Compared:
     """One tensor that both models compute."""
@@ -268,7 +273,7 @@ def redraw(
     """Turn a pair into a redrawn one, in place: see the top of the file.
 
     Weights become normal with variance 1 / (live inputs of an output), so that signals neither fade nor
-    swell; shifts 0.2 normal, norm scales and variances in [0.5, 2]. What is zero stays zero.
+    swell; shifts `_SHIFT` normal, norm scales and variances in [0.5, 2]. What is zero stays zero.
 
     Args:
         masked: in float32 or float64.
@@ -295,6 +300,11 @@ def redraw(
     for model in (masked, compact):
         _linearise(model)
     return Redrawn(tuple(unlike), scaled_by)
+
+
+def layer_constants(model: onnx.ModelProto) -> list[str]:
+    """Floating-point constants that contractions and norms read, each once."""
+    return list(dict.fromkeys(one.path.source for one in _operands(model, set())))
 
 
 def rescale(masked: onnx.ModelProto, compact: onnx.ModelProto, factors: Mapping[str, float]) -> None:
@@ -345,7 +355,7 @@ def _draw(role: str, values: Array, outputs: int, rng: np.random.Generator) -> A
     if role == "weight":
         drawn = rng.standard_normal(values.shape) * np.sqrt(outputs / max(1, int(live.sum())))
     elif role == "shift":
-        drawn = 0.2 * rng.standard_normal(values.shape)
+        drawn = _SHIFT * rng.standard_normal(values.shape)
     elif role == "scale":
         drawn = rng.uniform(0.5, 2, values.shape) * rng.choice([-1.0, 1.0], values.shape)
     else:

@@ -6,9 +6,9 @@ itself, so that what is small or hardly moves is not judged by large constants b
     |compact - masked| <= tolerance min(max |masked|, moves) + 4 noise + rounding
 
 where moves is how far another input takes the slice, noise what the masked model's own result changes by when
-onnxruntime's optimisations are on and the inputs move by a millionth (exponentials amplify rounding; it is
-measured only where it decides), and rounding some last bits of the slice's largest value. A tensor that no
-input moves by a hundred times what is allowed shows nothing.
+onnxruntime's optimisations are on and inputs and weights move by a millionth (exponentials amplify rounding;
+it is measured only where it decides), and rounding some last bits of the slice's largest value. A tensor that
+no input moves by a hundred times what is allowed shows nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ _ROUNDING = 1e-6
 """What sums in another order may change, as a share of a slice's largest value."""
 _LAST_BIT = 2.0**-23
 """The same as a share of the tensor's, where a slice is what remains of larger numbers."""
+_CERTAIN = 10.0
+"""A difference that is this many times what is allowed is a fault; one that is less, and small beside the
+tensor, may be rounding that was underestimated (that of a Sigmoid is absolute), so it proves nothing."""
 _ENOUGH = 16
 """Elements that a slice needs to have a level of its own."""
 
@@ -73,6 +76,8 @@ class Tally:
     """Whether it was exactly zero everywhere: with the weights as they are, and redrawn."""
     seen_redrawn: bool = False
     faults: list[str] = field(default_factory=list)
+    unsure: str = ""
+    """What was seen that may be rounding or a fault."""
     seen: int = 0
     is_float: bool = True
     void_reason: str = "it was never finite and steady enough to compare"
@@ -218,7 +223,10 @@ def enter(tally: Tally, reading: Reading, own: Sequence[Array], got: Array, redr
     excess = reading.excess(got, own)
     if excess > 1:
         words = f"differs by {relative:.1e} of its largest value, {excess:.1f} times what is allowed there"
-        fault(relative, words)
+        if excess > _CERTAIN or relative > reading.tolerance + NOISE_FACTOR * noise / (largest or 1.0):
+            fault(relative, words)
+        else:
+            tally.unsure = f"it {words}{where}, which is too little to tell a fault from rounding"
 
 
 def _alike_where_not_finite(want: Array, got: Array, finite: NDArray[np.bool_]) -> bool:
@@ -243,6 +251,8 @@ def detail_of(tally: Tally, still: set[str]) -> TensorProof:
     void, reason = False, ""
     if tally.faults:
         reason = tally.faults[0]
+    elif tally.unsure:
+        void, reason = True, tally.unsure
     elif not tally.seen:
         void, reason = True, tally.void_reason
     elif tally.is_float and tally.power < POWER and name not in still and not tally.constant:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,6 +36,7 @@ from evonnx.proof.judging import (
     largest_gap,
 )
 from evonnx.proof.precision import float32_copy, is_low_precision
+from evonnx.proof.rounding import STEP_NUDGE, nudged_inputs, nudged_weights
 from evonnx.sessions import input_specs, make_session, run_session
 
 SCALES = (1.0, 1.0, 0.1, 30.0)
@@ -44,12 +44,8 @@ SCALES = (1.0, 1.0, 0.1, 30.0)
 one before to see what reacts to inputs."""
 REDRAWN_SCALES = (1.0, 3.0)
 """The same for redrawn weights, which pass signals on as they come."""
-_NUDGE = 1e-6
-"""Relative change of the inputs that stands for rounding: what sums of other order do to a layer."""
 _SAMPLES = 5
-"""How often that is measured before a difference counts as one."""
-_STEP_NUDGE = 1e-4
-"""The same for quantised models: large enough that some numbers fall on another step."""
+"""How often rounding is measured before a difference counts as one."""
 _DRAWS = 3
 """Attempts before a proof is void: redrawn weights may close a gate of one or two channels by chance."""
 _SEED_STEP = 1_000_003
@@ -222,14 +218,18 @@ class _Pair:
         self.sources = sources
         self.threads = threads
         self.masked = before
+        self._nudged: dict[bool, Any] = {}
         self.plain = make_session(before.SerializeToString(), threads=threads, optimize=False)
         self.compact = make_session(after.SerializeToString(), threads=threads)
         self.specs = input_specs(self.plain)
 
-    @cached_property
-    def optimised(self) -> Any:
-        """The masked model with optimisations: what its own rounding is measured with, where that matters."""
-        return make_session(self.masked.SerializeToString(), threads=self.threads)
+    def nudged(self, *, optimize: bool) -> Any:
+        """The masked model with nudged weights: its own rounding is measured with it."""
+        if optimize not in self._nudged:
+            model = nudged_weights(self.masked, np.random.default_rng([optimize, 4]))
+            source = model.SerializeToString()
+            self._nudged[optimize] = make_session(source, threads=self.threads, optimize=optimize)
+        return self._nudged[optimize]
 
     def sizes(self, given: Mapping[str, Sequence[int]], seed: int) -> Iterator[Shapes]:
         """One or two sets of input shapes that the masked model accepts."""
@@ -296,8 +296,8 @@ class _Pair:
                 own: list[Array] = []
                 while not reading.agrees(got[one.name], own) and len(own) < _SAMPLES:
                     if len(own) == len(samples):
-                        session = self.plain if len(samples) % 2 else self.optimised
-                        samples.append(run_session(session, _nudged(feeds, nudge), names))
+                        session = self.nudged(optimize=len(samples) % 2 == 0)
+                        samples.append(run_session(session, nudged_inputs(feeds, nudge), names))
                     own.append(one.kept(samples[len(own)][one.name]))
                 enter(tallies[one.name], reading, own, got[one.name], redrawn)
 
@@ -311,8 +311,8 @@ def _compare_as_stored(pair: _Pair, shapes: Shapes, seed: int) -> tuple[str, str
         feeds = feed(pair.specs, shapes, rng, 1.0, pair.sources)
         want, got = run_session(pair.plain, feeds, names), run_session(pair.compact, feeds, names)
         own = [
-            run_session(session, _nudged(feeds, rng, _STEP_NUDGE), names)
-            for session in (pair.plain, pair.optimised)
+            run_session(session, nudged_inputs(feeds, rng, STEP_NUDGE), names)
+            for session in (pair.nudged(optimize=False), pair.nudged(optimize=True))
         ]
         for one in pair.tensors:
             reference = np.asarray(want[one.name], dtype=np.float64)
@@ -328,15 +328,6 @@ def _compare_as_stored(pair: _Pair, shapes: Shapes, seed: int) -> tuple[str, str
         f"(rounding to steps explains {allowed:.1e})."
     )
     return (f"{note} The worst is {where!r}." if not worst <= allowed else ""), note
-
-
-def _nudged(feeds: Mapping[str, Array], rng: np.random.Generator, size: float = _NUDGE) -> dict[str, Array]:
-    return {
-        name: np.multiply(array, 1 + size * rng.standard_normal(array.shape)).astype(array.dtype)
-        if array.dtype.kind == "f"
-        else array
-        for name, array in feeds.items()
-    }
 
 
 def _verdict(
