@@ -223,6 +223,20 @@ def test_a_cycle_that_nobody_reads_does_not_keep_itself_alive() -> None:
         ]
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_what_reads_only_zeros_dies_although_its_channels_are_pinned(bias: bool) -> None:
+    b = Builder([1, 3, 6, 6])
+    y = b.conv("x", 3, 4, bias=bias)
+    b.output(y, [None] * 4)
+    b.output(b.conv(y, 4, 2), [None] * 4)
+    net = built(b)
+    masks = live_masks(net)
+    masks["conv1.weight"][1] = False
+    closure = close(net, analyse(net), masks)
+    assert closure.masks["conv2.weight"][:, 1].any() == bias
+    assert closure.masks["conv2.weight"][:, [0, 2, 3]].all()
+
+
 @pytest.mark.parametrize("taps", [1, 4, 16, 17, 49])
 def test_some_tap_is_any(taps: int) -> None:
     mask = np.random.default_rng(taps).random((5, 4, taps)) < 1 / (2 * taps)

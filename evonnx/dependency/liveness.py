@@ -109,19 +109,22 @@ class _Wires:
 
     def take(self, unread: Unread) -> bool:
         """Let die what no output depends on; whether that changes anything."""
-        gone = [name for name in unread.weights if self.slices[name].any()]
-        for name in gone:
-            wires, weight, live = (
-                self.coupling.weight_wires[name],
-                self.network.weights[name],
-                self.slices[name],
-            )
+        changed = False
+        for name, live in self.slices.items():
+            left = unread.live.get(name)
+            if left is not None and np.array_equal(left, live):
+                continue
+            if left is None and not live.any():
+                continue
+            wires, weight = self.coupling.weight_wires[name], self.network.weights[name]
             _count(self.produced, self.consumed, wires, weight, live, sign=-1)
-            live[:] = False
+            live &= np.zeros_like(live) if left is None else left
+            _count(self.produced, self.consumed, wires, weight, live)
+            changed = True
         # Lines (heads, groups) are read by what becomes of their members, which is counted.
         dying = unread.classes[self.coupling.wire_class] & self.free & ~self.dead & ~self.given
         self._die(dying)
-        return bool(gone) or bool(dying.any())
+        return changed or bool(dying.any())
 
     def _die(self, dying: Bools) -> None:
         self.dead |= dying

@@ -1,8 +1,8 @@
 """What no output depends on, although masks leave it alive: what removal would take from a file unread.
 
-A class that no live path leads from to an output, and a weight whose nodes lead nowhere: what they put out is
-added to something while it is zero, joined to something and never looked at, or contracted with dead weights
-only.
+A synapse that reads zeros only, a class that no live path leads from to an output, and a weight whose nodes
+lead nowhere: what they put out is added to something while it is zero, joined to something and never looked
+at, or contracted with dead weights only.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ class Unread:
 
     classes: Flags
     """Shape (n_classes,); classes that no weight reads or puts out (heads, groups) are among them."""
-    weights: tuple[str, ...]
-    """Weights of which nothing is needed."""
+    live: Mapping[str, Flags]
+    """Per weight of which something is needed, shape (O, I): live slices that read what is not always
+    zero."""
 
 
 def find_unread(
@@ -57,5 +58,5 @@ def find_unread(
         kept = Observed(coupling, edges, readings).kept
         more = empty_inputs(network, coupling, needed, kept) | unread_operands(edges)
         if more <= dropped:
-            return Unread(~kept, tuple(name for name in network.weights if name not in sources))
+            return Unread(~kept, {name: edge.live for name, edge in edges.items()})
         dropped |= more
