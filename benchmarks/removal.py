@@ -75,10 +75,24 @@ def from_library(library: str, name: str) -> Any:
     return YOLO(f"{name}.yaml").model
 
 
+def wake(module: Any) -> None:
+    """Draw weights that a library starts at zero (heads, the last scale of a branch): zeros are dead."""
+    import torch
+
+    for name, values in module.named_parameters():
+        if values.any():
+            continue
+        if values.ndim > 1:
+            torch.nn.init.normal_(values, std=0.02)
+        elif name.endswith("weight"):
+            torch.nn.init.ones_(values)
+
+
 def exported(name: str, folder: Path, dynamo: bool) -> Path:
     import torch
     from architectures import ARCHITECTURES
 
+    torch.manual_seed(0)
     library, _, rest = name.rpartition(":")
     label, _, size = rest.partition("@")
     side = int(size or 224)
@@ -86,6 +100,7 @@ def exported(name: str, folder: Path, dynamo: bool) -> Path:
         module = from_library(library, label)
     else:
         module, side = ARCHITECTURES[label].build(), ARCHITECTURES[label].side
+    wake(module)
     path = folder / f"{label}.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
