@@ -1,9 +1,9 @@
 """Does half the work take half the time? ResNet-50 and MobileNetV2, full size, on this CPU.
 
-Per architecture three files are timed side by side, as `evonnx bench` does: the original; a compact offspring
-at about half its multiply-accumulates (channel clusters, alignment as measured here); and a control, the same
-architecture with all widths scaled alike to the offspring's multiply-accumulates. Weights are random: only
-shapes matter for time.
+Per architecture these are timed side by side, as `evonnx bench` does: the original; a compact offspring at
+about half its multiply-accumulates (channel clusters, alignment as measured here); and as controls the same
+architecture with all widths scaled alike to the offspring's multiply-accumulates, in multiples of 8 and of
+the alignment. Weights are random: only shapes matter for time.
 
     python benchmarks/speed_at_macs.py
 """
@@ -106,27 +106,25 @@ def control(name: str, macs: int, path: Path, step: int) -> int:
     return found
 
 
-def rows_of(name: str, folder: Path, arguments: argparse.Namespace) -> list[str]:
-    original, small, uniform = (folder / f"{name}-{kind}.onnx" for kind in ("original", "compact", "uniform"))
+def rows_of(name: str, folder: Path, threads: int, arguments: argparse.Namespace) -> list[str]:
+    original, small = folder / f"{name}.onnx", folder / f"{name}-compact.onnx"
     torch.manual_seed(arguments.seed)
     export(ARCHITECTURES[name](published), original)
-    offspring = evolve(original, small, arguments.share, arguments.align, arguments.threads, arguments.seed)
-    found = control(name, offspring.macs, uniform, 8)
-    timed = bench(
-        [original, small, uniform], provider="cpu", rounds=arguments.rounds, threads=arguments.threads
-    )
+    offspring = evolve(original, small, arguments.share, arguments.align, threads, arguments.seed)
     whole = macs_of(original)
     labels = {
-        original: (f"{name}", whole),
-        small: (f"{name}, compact, channels in multiples of {offspring.align}", offspring.macs),
-        uniform: (f"{name}, uniform widths", found),
+        original: (name, whole),
+        small: (f"compact, multiples of {offspring.align}", offspring.macs),
     }
+    for step in sorted({8, offspring.align}):
+        path = folder / f"{name}-uniform{step}.onnx"
+        labels[path] = (f"uniform widths, multiples of {step}", control(name, offspring.macs, path, step))
+    timed = bench(list(labels), provider="cpu", rounds=arguments.rounds, threads=threads)
     rows = []
-    for path, latency in zip((original, small, uniform), timed.latencies, strict=True):
-        label, macs = labels[path]
+    for (label, macs), latency in zip(labels.values(), timed.latencies, strict=True):
         fewer = whole / macs
         rows.append(
-            f"| {label} | {macs / 1e6:,.0f} | {fewer:.2f}x | {latency.median_ms:.2f} "
+            f"| {label} | {threads} | {macs / 1e6:,.0f} | {fewer:.2f}x | {latency.median_ms:.2f} "
             f"({latency.p10_ms:.2f} to {latency.p90_ms:.2f}) "
             f"| {latency.ratio:.2f}x | {latency.ratio / fewer:.2f} |"
         )
@@ -140,8 +138,8 @@ def main() -> None:
     )
     parser.add_argument("--share", type=float, default=0.48, help="of the multiply-accumulates that is kept")
     parser.add_argument("--align", type=int, help="channel multiple; default: measured")
-    parser.add_argument("--threads", type=int, default=default_threads())
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, default_threads()}))
+    parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=sorted(ARCHITECTURES))
     parser.add_argument("--out", type=Path, help="write the table, in Markdown")
@@ -149,11 +147,11 @@ def main() -> None:
     rows: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ARCHITECTURES:
-            if arguments.only in (None, name):
-                rows += rows_of(name, Path(folder), arguments)
+            for threads in arguments.threads if arguments.only in (None, name) else ():
+                rows += rows_of(name, Path(folder), threads, arguments)
     table = [
-        "| model | MMACs | fewer | ms (10th to 90th percentile) | faster | of the ratio |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| model | threads | MMACs | fewer | ms (10th to 90th percentile) | faster | of the ratio |",
+        "|---|---:|---:|---:|---:|---:|---:|",
         *rows,
     ]
     if arguments.out is not None:
