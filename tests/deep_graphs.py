@@ -108,6 +108,20 @@ def efficientnet() -> onnx.ModelProto:
 
 
 @deep
+def starnet() -> onnx.ModelProto:
+    """Products of two branches, block after block: redrawn alike, signals grow doubly exponentially."""
+    b = Builder([1, 3, 8, 8])
+    x = b.conv("x", 3, 8)
+    for _ in range(10):
+        spread = b.conv(x, 8, 8, 3, group=8)
+        one = b.node("Clip", b.conv(spread, 8, 16, 1), b.constant(np.float32(0)), b.constant(np.float32(6)))
+        other = b.conv(spread, 8, 16, 1, weight=b.constant(0.1 * b.values(16, 8, 1, 1), b.fresh("small")))
+        x = b.node("Add", x, b.conv(b.node("Mul", one, other), 16, 8, 1))
+    b.output(b.conv(b.node("GlobalAveragePool", x), 8, 5, 1), [None] * 4, "y")
+    return b.model()
+
+
+@deep
 def swin() -> onnx.ModelProto:
     """Three blocks with relative position bias, a table looked up by constant indices."""
     b = Builder(["N", 16, DIMS], opset=17)

@@ -2,7 +2,8 @@
 
 Behind a Softmax or a Sigmoid whose inputs are in the thousands a rounding error can turn everything over, and
 one of a thousandth shows nothing. One run says how large the outputs of the layers are; a walk over the graph
-says by which factor each layer's own weights must change so that all of them come out at about 1.
+says by which factor each layer's own weights must change so that all of them come out at about 1. Products of
+signals grow faster than any sum: where they overflow, what lies behind is seen only after a first pass.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _SENSITIVE = (
     "GRU",
     "RNN",
 )
+_MULTIPLYING = ("Mul", "MatMul", "Einsum", "Pow")
 _BOUNDED = ("Softmax", "LogSoftmax", "Sigmoid", "HardSigmoid", "Erf", "Sin", "Cos")
 _NORMALISING = (
     "LayerNormalization",
@@ -55,8 +57,20 @@ class _Level:
 
 
 def is_sensitive(model: onnx.ModelProto) -> bool:
-    """Whether some operator of the model does other things to large signals than to small ones."""
-    return any(node.op_type in _SENSITIVE for node in model.graph.node)
+    """Whether some operator of the model does other things to large signals than to small ones: one that
+    saturates, or multiplies signals with each other."""
+    fixed = {tensor.name for tensor in model.graph.initializer}
+    fixed |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+    return any(
+        node.op_type in _SENSITIVE
+        or (node.op_type in _MULTIPLYING and len(node.input) > 1 and not fixed & set(node.input))
+        for node in model.graph.node
+    )
+
+
+def overflows(levels: Mapping[str, float]) -> bool:
+    """Whether some level says nothing, so that one more pass is needed."""
+    return not all(math.isfinite(level) for level in levels.values())
 
 
 def needs_calibration(levels: Mapping[str, float]) -> bool:
@@ -91,7 +105,10 @@ def calibration(
         name = node.output[0]
         estimate = _estimate(node, inputs)
         before = levels.get(name, estimate.before)
-        if not math.isfinite(before) or before <= 0:
+        if not math.isfinite(before):
+            found.update(dict.fromkeys(node.output, _Level()))
+            continue
+        if before <= 0:
             before = 1.0
         after = before * estimate.change
         if not math.isfinite(after) or after <= 0:

@@ -149,9 +149,12 @@ class Reading:
         if self.other is None:
             return 1.0, float("inf")
         moves, largest = float(self.moves[0].max()), float(self.sizes[0].max())
+        if not largest > 0:
+            return 0.0, 0.0
         pairs = zip(self.moves, self.allowed(own), strict=True)
-        power = max(float(np.max(move / allowed)) for move, allowed in pairs) if largest > 0 else 0.0
-        return (moves / largest if largest > 0 else 0.0), power
+        with np.errstate(over="ignore"):  # huge numbers over tiny ones are infinitely many times as much
+            power = max(float(np.max(move / allowed)) for move, allowed in pairs)
+        return moves / largest, power
 
     def excess(self, got: Array, own: Sequence[Array]) -> float:
         """The largest difference as a multiple of what is allowed where it is."""
@@ -159,7 +162,8 @@ class Reading:
         if gap.max(initial=0.0) <= min(float(one.min()) for one in allowed):
             return 0.0
         limit = reduce(np.minimum, allowed)
-        share = np.divide(gap, limit, where=gap > 0, out=np.zeros_like(gap))
+        with np.errstate(over="ignore"):
+            share = np.divide(gap, limit, where=gap > 0, out=np.zeros_like(gap))
         return float(share.max(initial=0.0))
 
 

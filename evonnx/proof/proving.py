@@ -22,7 +22,7 @@ from evonnx.compaction import Compacted
 from evonnx.errors import ModelError, ProofError
 from evonnx.network import Array
 from evonnx.onnx_io import to_bytes
-from evonnx.proof.calibration import calibration, is_sensitive, needs_calibration
+from evonnx.proof.calibration import calibration, is_sensitive, needs_calibration, overflows
 from evonnx.proof.copies import Compared, add_outputs, compared_tensors, redraw, rescale, unreactive
 from evonnx.proof.dequantizing import dequantized_copy, is_quantized
 from evonnx.proof.inputs import Shapes, Source, feed, first_sizes, second_sizes, sources_of
@@ -46,6 +46,8 @@ REDRAWN_SCALES = (1.0, 3.0)
 """The same for redrawn weights, which pass signals on as they come."""
 _SAMPLES = 5
 """How often rounding is measured before a difference counts as one."""
+_PASSES = 4
+"""Calibrations at most, where signals overflow."""
 _DRAWS = 3
 """Attempts before a proof is void: redrawn weights may close a gate of one or two channels by chance."""
 _SEED_STEP = 1_000_003
@@ -166,10 +168,14 @@ def _prove(
             names = ", ".join(redrawn.unlike)
             notes.append(f"Not redrawn, for the compact model holds other values: {names}.")
         pair = _Pair(before, after, tensors, sources, threads)
-        levels = pair.levels(sizes[0], seed) if is_sensitive(before) else {}
-        if needs_calibration(levels):
+        for _ in range(_PASSES if is_sensitive(before) else 0):
+            levels = pair.levels(sizes[0], seed)
+            if not needs_calibration(levels):
+                break
             rescale(before, after, calibration(before, levels, redrawn.scaled_by))
             pair = _Pair(before, after, tensors, sources, threads)
+            if not overflows(levels):
+                break
         for number, shapes in enumerate(sizes):
             pair.compare(shapes, REDRAWN_SCALES[: 2 - number], seed, tallies, tolerance, redrawn=True)
         del pair
