@@ -95,8 +95,9 @@ def dropped(case: Case, rng: np.random.Generator) -> Fault | None:
     """One live channel goes too, consistently everywhere: the plan is that of a model in which it is dead."""
     pinned = case.coupling.pinned()
     live = _live_classes(case)
-    put_out = np.concatenate([ids.output for ids in case.coupling.weights.values()])
-    pinned |= ~np.isin(np.arange(pinned.size), put_out)  # a group as such has no values to lose
+    put_out = [ids.output for ids in case.coupling.weights.values()]
+    for_values = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *put_out]))
+    pinned |= ~np.isin(np.arange(pinned.size), for_values)  # a group as such has no values to lose
     for one in rng.permutation(np.flatnonzero(live & ~pinned)):
         dead = np.zeros(case.coupling.n_classes, dtype=np.bool_)
         dead[one] = True
