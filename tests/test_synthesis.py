@@ -21,7 +21,7 @@ from evonnx.environment.pressure import survival
 from evonnx.errors import BudgetError
 from evonnx.genome import encode
 from evonnx.network import network_of
-from evonnx.synthesis import Solution, sample, solve, synthesize
+from evonnx.synthesis import Solution, sample, sampling, solve, synthesize
 from evonnx.synthesis.connectivity import through_living, walk
 
 ENCODINGS = {
@@ -364,6 +364,30 @@ def test_a_share_of_one_keeps_everything() -> None:
 def test_unknown_factors_are_named() -> None:
     with pytest.raises(BudgetError, match=r"'watts'.*synapses, macs"):
         solved(named("lenet"), adaptive, 0.5, "watts")
+
+
+@pytest.mark.parametrize("name", ["conv_transpose", "relayouts", "two_outputs"])
+def test_what_removal_takes_with_it_is_drawn_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means of a few draws, each within its bound."""
+    solution = solved_by_name(name, "filters-sharp", 0.3)
+
+    def shares() -> list[float]:
+        return [sample(solution, np.random.default_rng(seed)).achieved_share for seed in range(6)]
+
+    with_redraws = shares()
+    monkeypatch.setattr(sampling, "_DRAWS", 1)
+    once = shares()
+    assert max(with_redraws) <= 0.3
+    assert all(more >= less for more, less in zip(with_redraws, once, strict=True))
+    assert np.mean(once) < 0.25 < np.mean(with_redraws)
+
+
+def test_a_draw_under_less_pressure_is_noted() -> None:
+    solution = solved_by_name("relayouts", "filters-sharp", 0.3)
+    samples = [sample(solution, np.random.default_rng(seed)) for seed in range(6)]
+    noted = [one for one in samples if any(note.startswith("Drawn at") for note in one.notes)]
+    assert noted
+    assert all(one.expected_share > solution.pressure.expected_share for one in noted)
 
 
 # --- other factors

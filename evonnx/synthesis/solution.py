@@ -25,6 +25,8 @@ class Solution:
     budget: Budget
     factor: EnvironmentFactor
     levels: Levels
+    cluster_share: float
+    """s of the split k^s, k^(1 - s)."""
     best_effort: bool
     prices: Mapping[str, float]
     pressure: Pressure
@@ -39,6 +41,11 @@ class Solution:
     def bound(self) -> float:
         """Amount that an offspring may use."""
         return self.budget.share * self.parent_amount
+
+    def drawn_at(self, share: float) -> Solution:
+        """The same bound, but draws are expected to use this share of the parent's amount."""
+        pressure = solve_pressure(self.genome, self.prices, share, self.levels, self.cluster_share)
+        return replace(self, pressure=pressure)
 
     def aligned(self, align: int) -> Solution:
         """The same for another alignment; unchanged where numbers of channels are not chosen."""
@@ -96,6 +103,7 @@ def solve(
         budget=budget,
         factor=factor,
         levels=levels,
+        cluster_share=share,
         best_effort=best_effort,
         prices=prices,
         pressure=pressure,
