@@ -20,7 +20,7 @@ from evonnx.synthesis.alignment import Alignment
 from evonnx.synthesis.draft import Draft
 from evonnx.synthesis.solution import Solution, solve
 
-_ENOUGH = 0.9
+_ENOUGH = 0.8
 """A sample that uses this share of its bound is not drawn again."""
 _DRAWS = 3
 
