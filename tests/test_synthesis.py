@@ -366,10 +366,10 @@ def test_unknown_factors_are_named() -> None:
         solved(named("lenet"), adaptive, 0.5, "watts")
 
 
-@pytest.mark.parametrize("name", ["conv_transpose", "relayouts", "two_outputs"])
-def test_what_removal_takes_with_it_is_drawn_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Means of a few draws, each within its bound."""
-    solution = solved_by_name(name, "filters-sharp", 0.3)
+@pytest.mark.parametrize("encoding", ["filters-only", "filters-sharp"])
+def test_what_removal_takes_with_it_is_drawn_again(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One factor for the network: again, within the bound; a factor for every layer: never."""
+    solution = solved_by_name("relayouts", encoding, 0.3)
 
     def shares() -> list[float]:
         return [sample(solution, np.random.default_rng(seed)).achieved_share for seed in range(6)]
@@ -378,12 +378,15 @@ def test_what_removal_takes_with_it_is_drawn_again(name: str, monkeypatch: pytes
     monkeypatch.setattr(sampling, "_DRAWS", 1)
     once = shares()
     assert max(with_redraws) <= 0.3
-    assert all(more >= less for more, less in zip(with_redraws, once, strict=True))
-    assert np.mean(once) < 0.25 < np.mean(with_redraws)
+    if encoding == "filters-only":
+        assert all(more >= less for more, less in zip(with_redraws, once, strict=True))
+        assert np.mean(with_redraws) > np.mean(once) + 0.02
+    else:
+        assert with_redraws == once
 
 
 def test_a_draw_under_less_pressure_is_noted() -> None:
-    solution = solved_by_name("relayouts", "filters-sharp", 0.3)
+    solution = solved_by_name("relayouts", "filters-only", 0.3)
     samples = [sample(solution, np.random.default_rng(seed)) for seed in range(6)]
     noted = [one for one in samples if any(note.startswith("Drawn at") for note in one.notes)]
     assert noted

@@ -12,6 +12,9 @@ from evonnx.dependency.coupling import ClassIds, Coupling, Place
 from evonnx.dependency.zeros import Evaluator, Flags, Zeroed
 from evonnx.network import Network, Weight
 
+_ROWS = 256
+"""Rows of a weight looked at together."""
+
 
 @dataclass(frozen=True)
 class Edges:
@@ -96,14 +99,15 @@ def _joined(arrays: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
 
 def _read(edge: Edges, rows: NDArray[np.int64]) -> ClassIds:
     """Classes that some rows of a weight read, some of them several times."""
-    if rows.size < edge.output.size:
-        live = edge.live[rows]
-    else:
-        live, rows = edge.live, np.arange(rows.size)
     if edge.weight.groups == 1:
-        return np.asarray(edge.input[0][live.any(axis=0)])
+        read = np.zeros(edge.live.shape[1], dtype=np.bool_)
+        for start in range(0, rows.size, _ROWS):  # most often a few rows read all there is
+            read |= edge.live[rows[start : start + _ROWS]].any(axis=0)
+            if read.all():
+                break
+        return np.asarray(edge.input[0][read])
     group = rows // (edge.weight.outputs // edge.weight.groups)
-    return np.asarray(edge.input[group][live])
+    return np.asarray(edge.input[group][edge.live[rows]])
 
 
 def readings_of(

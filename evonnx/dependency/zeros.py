@@ -32,6 +32,8 @@ Zeroed = Mapping[str, Sequence[tuple[int, Flags]]]
 """Per constant: (axis, True where it is to be zero)."""
 
 _MANY_TAPS = 16
+_BLOCK = 1 << 18
+"""Flags looked at together."""
 
 
 def zeroable(network: Network, coupling: Coupling) -> dict[tuple[str, Place], Flags]:
@@ -155,15 +157,25 @@ class Evaluator:
     def _contraction(self, term: Contraction) -> Flags | None:
         weight, live = self.network.weights[term.weight], self.live[term.weight]
         source = self.evaluate(term.source)
-        if source is not None and source.any():
-            columns = source.reshape(weight.groups, weight.inputs_per_group)
-            if weight.groups == 1:
-                live = live[:, ~columns[0]]
-            else:
-                live = live & ~np.repeat(columns, weight.outputs // weight.groups, axis=0)
-        silent: Flags = ~np.any(live, axis=1)
+        if source is None or not source.any():
+            silent: Flags = ~np.any(live, axis=1)
+        else:
+            heard = ~source.reshape(weight.groups, weight.inputs_per_group)
+            silent = ~_some_of_rows(live, heard)
         bias = None if term.bias is None else self.evaluate(term.bias)
         return silent if bias is None else silent & bias
+
+
+def _some_of_rows(live: Flags, columns: Flags) -> Flags:
+    """Rows of (O, I) with a True in the columns of their group, (groups, I); in blocks that fit a cache."""
+    per_group = live.shape[0] // columns.shape[0]
+    found = np.empty(live.shape[0], dtype=np.bool_)
+    step = max(1, _BLOCK // max(1, live.shape[1]))
+    for start in range(0, live.shape[0], step):
+        rows = slice(start, min(start + step, live.shape[0]))
+        own = columns if columns.shape[0] == 1 else columns[np.arange(rows.start, rows.stop) // per_group]
+        found[rows] = (live[rows] & own).any(axis=1)
+    return found
 
 
 def _all(flags: list[Flags]) -> Flags | None:

@@ -1,7 +1,8 @@
 """Synthesis: offspring drawn from a genome under a budget (equation 3).
 
 Removal takes with it what a draw has cut off. Where that is much, the offspring would end far below its
-bound, so it is drawn again under less pressure.
+bound, so it is drawn again under less pressure; not where every layer has a factor of its own, which says
+what share it keeps (the paper's setting).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from evonnx.synthesis.alignment import Alignment
 from evonnx.synthesis.draft import Draft
 from evonnx.synthesis.solution import Solution, solve
 
-_ENOUGH = 0.8
+_ENOUGH = 0.9
 """A sample that uses this share of its bound is not drawn again."""
 _DRAWS = 3
 
@@ -86,7 +87,8 @@ def sample(solution: Solution, rng: np.random.Generator, *, trim: bool = True) -
     start = copy.deepcopy(rng)
     best = _sample(solution, rng, trim)
     share = solution.budget.share
-    for _ in range(_DRAWS - 1 if trim else 0):
+    repeat = trim and solution.genome.encoding.scope == "network"
+    for _ in range(_DRAWS - 1 if repeat else 0):
         if best.achieved_share > _ENOUGH * solution.budget.share or share == 1:
             break
         share = min(1.0, share * solution.budget.share / max(best.achieved_share, 1e-6))
