@@ -109,14 +109,16 @@ class Amounts:
     def total(self, alive: Mask) -> float:
         """The amount when only these live."""
         lives = alive.astype(np.float32)
-        return sum(layer.amount(lives) for layer in self.layers)
+        with np.errstate(invalid="ignore"):  # BLAS kernels may look past the end of short rows
+            return sum(layer.amount(lives) for layer in self.layers)
 
     def of_each(self, alive: Mask) -> Vector:
         """About what the death of each class saves, shape (n_classes,)."""
         each = np.zeros(alive.size)
         lives = alive.astype(np.float32)
-        for layer in self.layers:
-            layer.add_to(each, lives)
+        with np.errstate(invalid="ignore"):
+            for layer in self.layers:
+                layer.add_to(each, lives)
         return each
 
 
