@@ -14,6 +14,7 @@ import numpy as np
 
 from evonnx.dependency.coupling import Coupling
 from evonnx.environment import Budget
+from evonnx.errors import BudgetError
 from evonnx.genome import Genome, Levels
 from evonnx.masks import Mask
 from evonnx.network import Network
@@ -92,7 +93,10 @@ def sample(solution: Solution, rng: np.random.Generator, *, trim: bool = True) -
         if best.achieved_share > _ENOUGH * solution.budget.share or share == 1:
             break
         share = min(1.0, share * solution.budget.share / max(best.achieved_share, 1e-6))
-        again = _sample(solution.drawn_at(share), copy.deepcopy(start), trim)
+        try:
+            again = _sample(solution.drawn_at(share), copy.deepcopy(start), trim)
+        except BudgetError:  # the first draw was within the bound
+            break
         if not best.achieved_share < again.achieved_share <= solution.budget.share:
             break
         note = f"Drawn at {share:.1%}: what a lower draw cuts off would leave {best.achieved_share:.1%}."
