@@ -74,7 +74,7 @@ def evolve(
     genes = replace(adaptive, granularity="channel", levels="clusters")
     genome = encode(network, find_clusters(network, coupling, "channel"), genes)
     if align is None:
-        measured = measure_alignment(network, coupling, genes, threads, seconds=20, genome=genome)
+        measured = measure_alignment(network, coupling, genes, threads, seconds=20)
         align = int(measured["align"])
         requested = "measured: " + ", ".join(
             f"{k} -> {v:.2f}" for k, v in measured.get("speedup", {}).items()

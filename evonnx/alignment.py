@@ -18,9 +18,10 @@ import numpy as np
 from evonnx.clusters import find_clusters
 from evonnx.compaction import apply_plan, plan_compaction
 from evonnx.dependency import Coupling, analyse
+from evonnx.encodings import Uniform
 from evonnx.environment import Budget
 from evonnx.errors import EvonnxError
-from evonnx.genome import Encoding, Genome, encode
+from evonnx.genome import Encoding, encode
 from evonnx.masking import apply_masks
 from evonnx.masks import Masks
 from evonnx.network import Network, network_of
@@ -57,7 +58,6 @@ def measure_alignment(
     threads: int,
     *,
     seconds: float,
-    genome: Genome | None = None,
     clock: Clock = time.perf_counter,
 ) -> dict[str, Any]:
     """Remove channels from a model at several alignments, time the results in turns, and choose.
@@ -69,10 +69,9 @@ def measure_alignment(
     Args:
         network: the model.
         coupling: its channel classes.
-        encoding: where the probes' channels are drawn from.
+        encoding: of which all is kept but how strong channels are.
         threads: of onnxruntime.
         seconds: about how long the timing itself may take.
-        genome: at granularity "channel", if there is one already.
         clock: seconds.
 
     Returns:
@@ -81,7 +80,7 @@ def measure_alignment(
         removed, so that nothing needs to be measured; "note": why a measurement failed.
     """
     try:
-        probes = _probes(network, coupling, encoding, threads, genome)
+        probes = _probes(network, coupling, encoding, threads)
         if not probes:
             return {"align": 1}
         times = _take_turns(probes, seconds, clock)
@@ -105,14 +104,10 @@ def measure_alignment(
     }
 
 
-def _probes(
-    network: Network, coupling: Coupling, encoding: Encoding, threads: int, genome: Genome | None
-) -> list[_Probe]:
+def _probes(network: Network, coupling: Coupling, encoding: Encoding, threads: int) -> list[_Probe]:
     """Compact models; none where nothing can be removed."""
-    if genome is None:
-        channels = replace(encoding, granularity="channel")
-        genome = encode(network, find_clusters(network, coupling, "channel"), channels)
-    genome = replace(genome, cluster_x=np.ones_like(genome.cluster_x))
+    alike = replace(encoding, granularity="channel", strength=Uniform())
+    genome = encode(network, find_clusters(network, coupling, "channel"), alike)
     solution = solve(network, coupling, genome, Budget(PROBE_SHARE), levels="clusters", best_effort=True)
     probes = []
     for align in CANDIDATES:

@@ -99,7 +99,7 @@ def synthesize(
     choice: dict[str, Any] = {"align": multiple or 1}
     if multiple is None and rounds(genes):
         say("measuring channel alignments")
-        choice = measure_alignment(network, coupling, genes, 1, seconds=_SECONDS, genome=genome)
+        choice = measure_alignment(network, coupling, genes, 1, seconds=_SECONDS)
     offspring = sample(
         network,
         coupling,

@@ -6,13 +6,11 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evonnx.compaction.plan import Plan
 from evonnx.dependency.coupling import Coupling
+from evonnx.dependency.zeros import Flags
 from evonnx.network import Network, Weight
-
-Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
