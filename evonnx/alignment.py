@@ -28,7 +28,7 @@ from evonnx.network import Network, network_of
 from evonnx.onnx_io import to_bytes
 from evonnx.resources import count
 from evonnx.sessions import input_specs, make_session, run_session
-from evonnx.speed import SAMPLE_SECONDS, feeds_for
+from evonnx.speed import SAMPLE_SECONDS, feeds_for, one_sample
 from evonnx.synthesis import sample, solve
 
 CANDIDATES = (1, 4, 8, 16, 32)
@@ -153,10 +153,7 @@ def _take_turns(probes: list[_Probe], seconds: float, clock: Clock) -> np.ndarra
     while len(rounds) < _FEWEST or (len(rounds) < _MOST and clock() - began < seconds):
         taken = [0.0] * len(probes)
         for index in order.permutation(len(probes)):
-            start = clock()
-            for _ in range(repeats[index]):
-                probes[index].run()
-            taken[index] = (clock() - start) / repeats[index]
+            taken[index] = one_sample(probes[index].run, repeats[index], clock)
         rounds.append(taken)
     return np.array(rounds)
 

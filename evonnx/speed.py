@@ -1,8 +1,8 @@
 """Measured latency in onnxruntime: models take turns in random order, so that a busy machine slows all alike.
 
-Each sample is the mean of as many runs as take a millisecond or more; each round takes one sample of every
-model. Ratios are made within rounds, then their median is taken, which a drifting clock rate does not bias.
-Times are end to end: on a GPU they include the copies of inputs and outputs.
+Each sample is the mean of as many runs as take a millisecond or more, after one that is not timed; each round
+takes one sample of every model. Ratios are made within rounds, then their median is taken, which a drifting
+clock rate does not bias. Times are end to end: on a GPU they include the copies of inputs and outputs.
 """
 
 from __future__ import annotations
@@ -258,16 +258,26 @@ def take_turns(
     warm = [warm_up(run, clock) for run in runs]
     repeats = [max(1, int(np.ceil(SAMPLE_SECONDS / max(seconds, 1e-7)))) for seconds in warm]
     if rounds is None:
-        longest = max(count * seconds for count, seconds in zip(repeats, warm, strict=True))
+        longest = max((1 + count) * seconds for count, seconds in zip(repeats, warm, strict=True))
         rounds = int(np.clip(BATCH_SECONDS / max(longest, 1e-7), 10, 100))
     times = np.zeros((rounds, len(runs)))
     for row in times:
         for index in order.permutation(len(runs)):
-            start = clock()
-            for _ in range(repeats[index]):
-                runs[index]()
-            row[index] = (clock() - start) / repeats[index]
+            row[index] = one_sample(runs[index], repeats[index], clock)
     return times, repeats
+
+
+def one_sample(run: Callable[[], None], repeats: int, clock: Clock) -> float:
+    """Seconds per run, over `repeats` of them.
+
+    One more goes before, untimed: the model whose turn it was has filled the caches, and its idle threads
+    keep the cores busy for a moment.
+    """
+    run()
+    start = clock()
+    for _ in range(repeats):
+        run()
+    return (clock() - start) / repeats
 
 
 def warm_up(run: Callable[[], None], clock: Clock) -> float:

@@ -57,13 +57,30 @@ def test_turns_are_taken_in_every_round_and_in_changing_order() -> None:
     times, repeats = speed.take_turns(runs, 20, np.random.default_rng(0), machine.clock)
     assert repeats == [1, 1, 10]
     np.testing.assert_allclose(times, np.tile([0.004, 0.002, 0.0001], (20, 1)))
-    rounds = np.array([index for index in machine.calls if index != 2][-40:]).reshape(20, 2)
+    taken = np.array([index for index in machine.calls if index != 2][-80:]).reshape(20, 4)
+    assert (taken[:, ::2] == taken[:, 1::2]).all(), "a run to settle, then one that counts"
+    rounds = taken[:, ::2]
     assert set(rounds[:, 0]) == {0, 1}
     assert (rounds.sum(axis=1) == 1).all()
 
 
+def test_what_another_model_leaves_behind_is_not_timed() -> None:
+    machine = FakeMachine()
+
+    def model(index: int) -> Callable[[], None]:
+        def run() -> None:
+            settled = bool(machine.calls) and machine.calls[-1] == index
+            machine.calls.append(index)
+            machine.now += 0.002 if settled else 0.003
+
+        return run
+
+    times, _ = speed.take_turns([model(0), model(1)], 20, np.random.default_rng(0), machine.clock)
+    np.testing.assert_allclose(times, 0.002)
+
+
 def test_rounds_are_as_many_as_time_allows() -> None:
-    for seconds, expected in ((1.0, 10), (0.1, 30), (0.001, 100)):
+    for seconds, expected in ((1.0, 10), (0.1, 15), (0.001, 100)):
         machine = FakeMachine()
         times, _ = speed.take_turns(
             [machine.model(0, lambda n, s=seconds: s)], None, np.random.default_rng(0), machine.clock
