@@ -46,6 +46,13 @@ def write_cifar10(path, images, labels):
     path.write_bytes(records.tobytes())
 
 
+def write_stl10(folder, split, images, labels):
+    """(N, 3, 96, 96) images, stored column by column as STL-10's binary files are, and labels from 0."""
+    (folder / f"{split}_X.bin").write_bytes(images.transpose(0, 1, 3, 2).tobytes())
+    if labels is not None:
+        (folder / f"{split}_y.bin").write_bytes((labels + 1).astype(np.uint8).tobytes())
+
+
 def cifar_model():
     b = Builder(["N", 3, 32, 32])
     y = b.node("Relu", b.conv("x", 3, 4, 3, strides=[4, 4]))
@@ -151,6 +158,41 @@ class TestCifar(_Classification):
 
     def test_joins_the_batches(self, task):
         assert task.size("train") + task.size("validation") == 50
+
+
+def stl10_model():
+    b = Builder(["N", 3, 96, 96])
+    y = b.node("Relu", b.conv("x", 3, 4, 3, strides=[8, 8]))
+    b.output(b.gemm(b.node("Flatten", b.node("GlobalAveragePool", y)), 4, 10), ["N", 10], "y")
+    return b.model()
+
+
+class TestStl10(_Classification):
+    @pytest.fixture
+    def model(self, tmp_path):
+        return save(stl10_model(), tmp_path / "model.onnx")
+
+    @pytest.fixture
+    def lines(self, tmp_path):
+        rng = np.random.default_rng(0)
+        for split, count in (("train", 30), ("test", 20), ("unlabeled", 3)):
+            images = rng.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8)
+            write_stl10(tmp_path, split, images, None if split == "unlabeled" else np.arange(count) % 10)
+        return 'train = "."\ntest = "test_X.bin"'
+
+    def test_rows_columns_and_classes(self, task):
+        """The images and classes that were written, not their transposes or labels from 1."""
+        rng = np.random.default_rng(0)
+        rng.integers(0, 256, (30, 3, 96, 96), dtype=np.uint8)
+        images = rng.integers(0, 256, (20, 3, 96, 96), dtype=np.uint8)
+        (batch,) = task.batches("test", 100)
+        np.testing.assert_allclose(batch.inputs["x"], images / 255, atol=1e-6)
+        assert batch.targets.tolist() == [*range(10), *range(10)]
+
+    def test_unlabelled_images_distil(self, task, model, tmp_path):
+        (tmp_path / "plain.toml").write_text('[task]\nkind = "distillation"\ntrain = "unlabeled_X.bin"\n')
+        plain = load_task(tmp_path / "plain.toml", load_network(model))
+        assert sum(plain.size(split) for split in SPLIT_SIZES) == 3
 
 
 class _Distillation(TaskContract):

@@ -21,7 +21,7 @@ from test_tasks import flat_model, two_inputs, write_idx, write_image_folder
 from evonnx.errors import TaskError
 from evonnx.network import load_network
 from evonnx.tasks import load_task, read_task_file
-from evonnx.tasks._arrays import read_idx, read_npz
+from evonnx.tasks._arrays import read_idx, read_npz, read_stl10
 from evonnx.testing import tiny_classifier
 from evonnx.testing.models import save
 
@@ -301,6 +301,38 @@ def test_cifar_labels_are_checked(tmp_path):
     model = flat_model((3, 32, 32), 10)
     assert "label 10 at index 0" in fails(tmp_path, f'{TASK}test = "."', model)
     assert "no CIFAR-10 file for train" in fails(tmp_path, f'{TASK}train = "."', model)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "says"),
+    [
+        (b"", b"", "whole number of 27,648-byte images"),
+        (bytes(27647), b"\1", "whole number of 27,648-byte images"),
+        (bytes(2 * 27648), b"\1", "train_y.bin holds 1 labels of one byte, but train_X.bin holds 2 images"),
+        (bytes(27648), b"\1\1", "holds 2 labels of one byte, but train_X.bin holds 1 images"),
+        (bytes(2 * 27648), b"\1\0", "label 0 at index 1; STL-10's are from 1 to 10"),
+        (bytes(27648), b"\x0b", "label 11 at index 0; STL-10's are from 1 to 10"),
+        (bytes(27648), None, "looked for train_y.bin beside it"),
+    ],
+)
+def test_stl10_files_that_are_wrong(tmp_path, images, labels, says):
+    (tmp_path / "train_X.bin").write_bytes(images)
+    if labels is not None:
+        (tmp_path / "train_y.bin").write_bytes(labels)
+    model = flat_model((3, 96, 96), 10)
+    assert says in fails(tmp_path, f'{TASK}train = "."', model)
+    assert says in fails(tmp_path, f'{TASK}train = "train_X.bin"', model)
+
+
+def test_stl10_sizes_are_held_against_the_limit_before_anything_is_read(tmp_path):
+    with (tmp_path / "train_X.bin").open("wb") as file:
+        file.truncate(200_000 * 27648)  # sparse: takes no room on disk
+    with (tmp_path / "train_y.bin").open("wb") as file:
+        file.truncate(200_000)
+    with pytest.raises(TaskError, match="more than the limit"):
+        read_stl10(tmp_path / "train_X.bin", tmp_path / "train_y.bin", 2**30)
+    text = f'{TASK}validation = "."'
+    assert "has 0 STL-10 files of images for validation" in fails(tmp_path, text, flat_model((3, 96, 96), 10))
 
 
 def test_image_folders(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Arrays out of .npz, IDX and CIFAR-10 files that are not trusted to say how large they are.
+"""Arrays out of .npz, IDX, CIFAR-10 and STL-10 files that are not trusted to say how large they are.
 
 A size is believed only after it has been held against the file and the memory limit; nothing is unpickled.
 """
@@ -26,6 +26,7 @@ IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0
 """Type code of an IDX header (third byte) -> numpy dtype, as the MNIST page gives them."""
 
 CIFAR10_RECORD = 1 + 3 * 32 * 32
+STL10_IMAGE = 3 * 96 * 96
 
 
 def human(size: int) -> str:
@@ -177,3 +178,39 @@ def read_cifar10(paths: Sequence[Path], limit: int) -> tuple[Array, NDArray[np.i
     records = np.concatenate([np.fromfile(path, np.uint8).reshape(-1, CIFAR10_RECORD) for path in paths])
     images: Array = records[:, 1:].reshape(-1, 3, 32, 32)
     return images, records[:, 0].astype(np.int64)
+
+
+def read_stl10(images: Path, labels: Path | None, limit: int) -> tuple[Array, NDArray[np.int64] | None]:
+    """Images (N, 3, 96, 96) uint8 and labels (N,) from 0 of STL-10's binary files; `limit` in bytes.
+
+    The files hold each image channel by channel and each channel column by column, and labels from 1 to 10
+    (https://cs.stanford.edu/~acoates/stl10). The images are a view with rows before columns.
+
+    Raises:
+        TaskError: the images are not whole, larger than the limit, or not as many as the labels; a label is
+            not from 1 to 10.
+    """
+    size = images.stat().st_size
+    check_size(size, limit, images.name)
+    if size == 0 or size % STL10_IMAGE:
+        raise TaskError(
+            f"{images} is not an STL-10 file of images: {size:,} bytes are not a whole number of "
+            f"{STL10_IMAGE:,}-byte images."
+        )
+    count = size // STL10_IMAGE
+    answers = None
+    if labels is not None:
+        if labels.stat().st_size != count:
+            raise TaskError(
+                f"{labels} holds {labels.stat().st_size:,} labels of one byte, but {images.name} holds "
+                f"{count:,} images; there must be one each."
+            )
+        answers = np.fromfile(labels, np.uint8, count).astype(np.int64) - 1
+        wrong = (answers < 0) | (answers > 9)
+        if wrong.any():
+            index = int(np.argmax(wrong))
+            raise TaskError(
+                f"{labels}: label {answers[index] + 1} at index {index}; STL-10's are from 1 to 10."
+            )
+    columns_first = np.fromfile(images, np.uint8, size).reshape(count, 3, 96, 96)
+    return columns_first.transpose(0, 1, 3, 2), answers

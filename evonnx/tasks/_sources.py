@@ -1,12 +1,15 @@
-"""Where examples come from: .npz, IDX, CIFAR-10 binary files and image folders, told apart by what they hold.
+"""Where examples come from: .npz, IDX, CIFAR-10 and STL-10 binary files and image folders, told apart by what
+they hold.
 
 A split is written as a path, a list of paths (their examples in order), or a table:
 
     train = "train.npz"                                            arrays x and y
     train = { file = "mnist.npz", x = "x_train", y = "y_train" }   arrays by other names
-    train = "mnist"                                                a folder with IDX or CIFAR-10 files, by
-    their names train = { images = "a-idx3-ubyte.gz", labels = "b-idx1-ubyte.gz" }
+    train = "mnist"                                                a folder with IDX, CIFAR-10 or STL-10
+                                                                   files, by their names
+    train = { images = "a-idx3-ubyte.gz", labels = "b-idx1-ubyte.gz" }
     train = ["data_batch_1.bin", "data_batch_2.bin"]
+    train = "train_X.bin"                                          STL-10; labels in train_y.bin beside it
     train = "photos/train"                                         one sub-folder per class
 """
 
@@ -23,9 +26,12 @@ from numpy.typing import NDArray
 from evonnx.errors import TaskError
 from evonnx.network import Array
 from evonnx.task import Split
-from evonnx.tasks._arrays import read_cifar10, read_idx, read_npz
+from evonnx.tasks._arrays import read_cifar10, read_idx, read_npz, read_stl10
 from evonnx.tasks._images import ImageFolder, class_folders, is_image, label_names
 from evonnx.tasks._settings import Settings
+
+STL10_IMAGES, STL10_LABELS = "_X.bin", "_y.bin"
+"""How names of STL-10's binary files end."""
 
 
 class Examples(Protocol):
@@ -153,13 +159,15 @@ class Reader:
             raise TaskError(f"{path} cannot be read: {error.strerror or error}.") from error
         if head[:2] == b"PK":
             return self._npz(text, path, "x", "y")
+        if path.name.endswith(STL10_IMAGES):
+            return self._stl10(text, path)
         if path.suffix == ".bin":
             return self._cifar10(text, [path])
         if head[:2] in (b"\0\0", b"\x1f\x8b"):
             return self._idx(text, path, _paired_labels(path) if self.wants_labels else None)
         raise TaskError(
             f"{path} is none of the files that hold examples: .npz with arrays x and y, IDX (plain or .gz), "
-            "CIFAR-10 binary (.bin), or a folder of images."
+            "CIFAR-10 binary (.bin), STL-10 binary (_X.bin), or a folder of images."
         )
 
     def _npz_table(self, table: Settings) -> Source:
@@ -202,6 +210,13 @@ class Reader:
         images, labels = read_cifar10(paths, self.limit)
         return _source(text, ArrayExamples(images), labels if self.wants_labels else None, str(paths[0]))
 
+    def _stl10(self, text: str, path: Path) -> Source:
+        beside = path.with_name(path.name.removesuffix(STL10_IMAGES) + STL10_LABELS)
+        if self.wants_labels and not beside.is_file():
+            raise TaskError(f"No labels were found for {path} (looked for {beside.name} beside it).")
+        images, labels = read_stl10(path, beside if self.wants_labels else None, self.limit)
+        return _source(text, ArrayExamples(images), labels, str(beside))
+
     def _folder(self, split: Split, text: str, path: Path) -> Source:
         files = sorted(file for file in path.iterdir() if file.is_file())
         idx = [file for file in files if "idx3" in file.name or "images" in file.name]
@@ -213,6 +228,15 @@ class Reader:
                     f'name them: {split} = {{images = "...", labels = "..."}}.'
                 )
             return self._idx(text, chosen[0], _paired_labels(chosen[0]) if self.wants_labels else None)
+        stl10 = [file for file in files if file.name.endswith(STL10_IMAGES)]
+        if stl10:
+            chosen = _of_split(stl10, split)
+            if len(chosen) != 1:
+                raise TaskError(
+                    f"{path} has {len(chosen)} STL-10 files of images for {split}; name one: "
+                    f'{split} = "..._X.bin".'
+                )
+            return self._stl10(text, chosen[0])
         binary = [file for file in files if file.suffix == ".bin"]
         if binary:
             chosen = _of_split(binary, split)
@@ -225,8 +249,8 @@ class Reader:
         folders = class_folders(path)
         if not folders and not (loose and not self.wants_labels):
             raise TaskError(
-                f"{path} holds no examples: expected IDX files, CIFAR-10 .bin files, or one sub-folder of "
-                "images per class."
+                f"{path} holds no examples: expected IDX files, CIFAR-10 or STL-10 .bin files, or one "
+                "sub-folder of images per class."
             )
         if self.image_size is None:
             raise TaskError(

@@ -38,8 +38,8 @@ KEYS = (
 
 
 class ClassificationTask:
-    """Data from .npz, IDX, CIFAR-10 binary files or image folders; see `evonnx.tasks._sources` for how to
-    name them.
+    """Data from .npz, IDX, CIFAR-10 and STL-10 binary files or image folders; see `evonnx.tasks._sources` for
+    how to name them.
 
     Keys of [task]: train, validation, test (at least one; a seeded `validation_share` of train, 0.1 by
     default, is kept apart for each of validation and test that is missing); `seed` of that share; inputs
