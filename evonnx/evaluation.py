@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from evonnx.sessions import (
     resolve_providers,
     run_session,
 )
-from evonnx.task import Batch, NeedsAncestor, Split, Task
+from evonnx.task import Batch, Detailed, NeedsAncestor, Split, Task
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 
@@ -44,10 +44,12 @@ class Score:
     seconds: float
     """Wall time of data, model and metric together."""
     provider: str
+    details: Mapping[str, float] = field(default_factory=dict)
+    """More figures by name, on the metric's scale, where the task has them (`task.Detailed`)."""
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON-able data."""
-        return dict(vars(self))
+        return {**vars(self), "details": dict(self.details)}
 
 
 def evaluate(
@@ -108,8 +110,29 @@ def evaluate(
                 else:
                     yield batch, _run_in_parts(run, feeds, batch.size, fixed, pool)
 
-        value = float(task.score(split, results()))
-    return Score(value, task.metric.name, split, seen[0], time.perf_counter() - start, wanted[0])
+        value, details = _judged(task, split, results())
+    seconds = time.perf_counter() - start
+    return Score(value, task.metric.name, split, seen[0], seconds, wanted[0], details)
+
+
+def _judged(
+    task: Task, split: Split, outputs: Iterator[tuple[Batch, Mapping[str, Array]]]
+) -> tuple[float, dict[str, float]]:
+    """The score, and what else the task has to say of the same outputs.
+
+    Raises:
+        TaskError: a task with details leaves its score out of them.
+    """
+    if not isinstance(task, Detailed):
+        return float(task.score(split, outputs)), {}
+    figures = {name: float(value) for name, value in task.details(split, outputs).items()}
+    if task.metric.name not in figures:
+        raise TaskError(
+            f"The details of task {task.name!r} are {', '.join(figures) or 'none'}; its score "
+            f"{task.metric.name!r} must be among them."
+        )
+    value = figures.pop(task.metric.name)
+    return value, figures
 
 
 def fixed_batch(specs: Sequence[InputSpec]) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -39,16 +39,43 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Term:
+    """One output's share in a loss: its mean error over all elements, each counted by its weight.
+
+    kind: "mse" and "l1" (squared and absolute difference, in the output's own unit); "bce" (binary
+    cross-entropy; targets are probabilities, and an output that does not end in a Sigmoid is read as logits);
+    "cross_entropy" (targets are class indices, of the output's shape without axis 1, or -1 for unlabelled;
+    an output that does not end in a Softmax is read as logits).
+    """
+
+    output: str
+    kind: Literal["mse", "l1", "bce", "cross_entropy"]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
 class Loss:
     """A loss that every adapter knows how to compute, by name.
 
     kind: "cross_entropy" (targets: class indices, or -1 for unlabelled), "mse" (targets: arrays like the
-    output), or "distillation" (no targets: match the ancestor's outputs; adapters are given the ancestor).
+    output), "distillation" (no targets: match the ancestor's outputs; adapters are given the ancestor), or
+    "terms" (the weighted sum of `terms`; targets: a `Target` for each term's output).
     """
 
-    kind: Literal["cross_entropy", "mse", "distillation"]
+    kind: Literal["cross_entropy", "mse", "distillation", "terms"]
     output: str | None = None
     """Graph output the loss reads; None: the first (for "distillation": every floating-point output)."""
+    terms: tuple[Term, ...] = ()
+    """For "terms": one or more, of different outputs."""
+
+
+class Target(NamedTuple):
+    """What one output should be."""
+
+    values: Array
+    """Axis 0 is the batch; see `Term`."""
+    weights: Array | None = None
+    """How much each element counts, at least 0; broadcasts against `values`. None: all count alike."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +83,8 @@ class Batch:
     """Model inputs by graph input name, and targets (None where there are no labels). Axis 0 is the batch."""
 
     inputs: Mapping[str, Array]
-    targets: Array | None
+    targets: Array | Mapping[str, Target] | None
+    """One array, or by output name where the loss is "terms"."""
     size: int
 
 
@@ -93,4 +121,16 @@ class NeedsAncestor(Protocol):
 
     def bind_ancestor(self, model_path: str) -> None:
         """Called once by `evaluate` and `evolve` before the first batch."""
+        ...
+
+
+@runtime_checkable
+class Detailed(Protocol):
+    """A task with more figures than its score, such as precision and recall; one pass gives all of them."""
+
+    def details(self, split: Split, outputs: Iterator[tuple[Batch, Mapping[str, Array]]]) -> dict[str, float]:
+        """Figures by name, on the metric's scale and in its unit; as `score`, which is called no more.
+
+        Under the metric's name stands the score.
+        """
         ...

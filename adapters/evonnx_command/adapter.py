@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from evonnx.adapter import RetrainRequest, RetrainResult, check_result
 from evonnx.errors import AdapterError
 from evonnx.network import Array
 from evonnx.onnx_io import initializer_arrays, load_model
+from evonnx.task import Batch
 from evonnx_command.program import run_program
 from evonnx_command.template import fill, placeholders, split_command
 from evonnx_command.weights import find_output, read_weights
@@ -121,17 +122,26 @@ def _write_masks(request: RetrainRequest, path: Path) -> None:
     save_file({name: np.ascontiguousarray(mask, np.bool_) for name, mask in request.masks.items()}, path)
 
 
+def _target_arrays(batch: Batch) -> Iterator[tuple[str, Array]]:
+    """Targets under the names they have in {data}."""
+    if isinstance(batch.targets, Mapping):
+        for output, (values, weights) in batch.targets.items():
+            yield f"targets.{output}", values
+            if weights is not None:
+                yield f"weights.{output}", np.broadcast_to(weights, values.shape)
+    elif batch.targets is not None:
+        yield "targets", batch.targets
+
+
 def _write_data(request: RetrainRequest, path: Path) -> None:
     columns: dict[str, list[Array]] = {}
     size = 0
     for batch in request.task.batches("train", DATA_BATCH):
         arrays = dict(batch.inputs)
-        if batch.targets is not None:
-            if "targets" in arrays:
-                raise AdapterError(
-                    "The model has an input called 'targets', the name of the labels in {data}."
-                )
-            arrays["targets"] = batch.targets
+        for name, array in _target_arrays(batch):
+            if name in arrays:
+                raise AdapterError(f"The model has an input called {name!r}, a name of labels in {{data}}.")
+            arrays[name] = array
         for name, array in arrays.items():
             columns.setdefault(name, []).append(array)
             size += array.nbytes

@@ -16,7 +16,8 @@ PLACEHOLDERS: Mapping[str, str] = {
     "output": "where to write the result: ONNX, or safetensors of weights by name (.onnx and .safetensors "
     "may be appended)",
     "task": "the task file",
-    "data": "an .npz file with the training inputs by graph input name, and `targets` where there are labels",
+    "data": "an .npz file with the training inputs by graph input name, and `targets` where there are labels "
+    "(`targets.OUTPUT` and `weights.OUTPUT` where the loss has several terms)",
     "ancestor": "the ancestor's ONNX file, to distil from",
     "epochs": "how many epochs to train",
     "seed": "a whole number to seed with",

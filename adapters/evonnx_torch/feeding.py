@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,12 +30,18 @@ class Chunk:
     size: int
     highest_label: int = -1
     """Largest target where targets are integers."""
+    named: Mapping[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    """Targets and element weights by output, where the loss has terms."""
 
 
 def augmented(batch: Batch, kind: str, rng: np.random.Generator) -> Batch:
     """Move (and mirror) every image of a batch on its own; what enters at the border is zero."""
     if kind == "none":
         return batch
+    if isinstance(batch.targets, Mapping):
+        raise AdapterError(
+            f'augment = {kind!r} would move the images but not their targets; set augment = "none".'
+        )
     inputs = {
         name: _moved(array, kind == "flip-shift", rng) if array.ndim == 4 else array
         for name, array in batch.inputs.items()
@@ -71,14 +77,26 @@ def chunks(module: OnnxModule, batch: Batch, limit: int | None) -> Iterator[Chun
             name: array if whole or np.ndim(array) == 0 else array[start : start + count]
             for name, array in batch.inputs.items()
         }
-        targets, highest = None, -1
-        if batch.targets is not None:
-            labels = batch.targets[start : start + count]
-            whole_numbers = labels.dtype.kind in "iub"
-            labels = np.array(labels, dtype=np.int64 if whole_numbers else np.float32)
-            highest = int(labels.max()) if whole_numbers else -1
-            targets = torch.from_numpy(labels).to(module.device)
-        yield Chunk(arrays, module.tensors(arrays), targets, count, highest)
+        piece = slice(start, start + count)
+        targets, highest, named = None, -1, {}
+        if isinstance(batch.targets, Mapping):
+            for output, (values, weights) in batch.targets.items():
+                counted = None if weights is None else np.broadcast_to(weights, values.shape)[piece]
+                named[output] = (
+                    _target(values[piece], module),
+                    None if counted is None else _target(counted.astype(np.float32), module),
+                )
+        elif batch.targets is not None:
+            labels = batch.targets[piece]
+            highest = int(labels.max()) if labels.dtype.kind in "iub" else -1
+            targets = _target(labels, module)
+        yield Chunk(arrays, module.tensors(arrays), targets, count, highest, named)
+
+
+def _target(values: Array, module: OnnxModule) -> Tensor:
+    """Whole numbers as int64, others as float32, on the module's device."""
+    dtype = np.int64 if values.dtype.kind in "iub" else np.float32
+    return torch.from_numpy(np.array(values, dtype=dtype)).to(module.device)
 
 
 def accepted_chunk(module: OnnxModule, batch: Batch, taps: tuple[str, ...]) -> int | None:

@@ -15,6 +15,7 @@ from evonnx_torch.graph import Graph
 from evonnx_torch.heads import Head, cross_entropy, find_head, match, scales
 from evonnx_torch.module import OnnxModule
 from evonnx_torch.teacher import Teacher
+from evonnx_torch.terms import find_target, taught_loss, term_head, term_loss
 
 
 def loss_outputs(graph: Graph, loss: Loss) -> tuple[str, ...]:
@@ -24,13 +25,18 @@ def loss_outputs(graph: Graph, loss: Loss) -> tuple[str, ...]:
         AdapterError: the loss names no output of the graph, or nothing in it can be trained on.
     """
     floats = tuple(name for name in graph.outputs if name in graph.float_outputs)
-    if loss.output is not None:
-        if loss.output not in floats:
+    named = tuple(term.output for term in loss.terms) if loss.kind == "terms" else (loss.output,)
+    if loss.kind == "terms" and len(set(named)) != max(1, len(named)):
+        raise AdapterError("The task's loss must have one or more terms, each of another output.")
+    wanted = tuple(name for name in named if name is not None)
+    for name in wanted:
+        if name not in floats:
             raise AdapterError(
-                f"The task's loss reads output {loss.output!r}; the model's floating-point outputs are: "
+                f"The task's loss reads output {name!r}; the model's floating-point outputs are: "
                 f"{', '.join(floats) or 'none'}."
             )
-        return (loss.output,)
+    if wanted:
+        return wanted
     if not floats:
         raise AdapterError("The model has no floating-point output, so no loss can be computed on it.")
     return floats if loss.kind == "distillation" else floats[:1]
@@ -42,7 +48,10 @@ def loss_heads(graph: Graph, loss: Loss) -> tuple[Head, ...]:
     Raises:
         AdapterError: as `loss_outputs`.
     """
-    heads = tuple(find_head(graph, name) for name in loss_outputs(graph, loss))
+    outputs = loss_outputs(graph, loss)
+    if loss.kind == "terms":
+        return tuple(term_head(graph, term) for term in loss.terms)
+    heads = tuple(find_head(graph, name) for name in outputs)
     if loss.kind == "mse":
         return tuple(
             Head(head.output, head.output, "raw") for head in heads
@@ -70,6 +79,7 @@ class Objective:
         if loss.kind == "distillation" and teacher is None:
             raise AdapterError("The task is distillation, but no ancestor was given to learn from.")
         self.module, self.kind, self.teacher = module, loss.kind, teacher
+        self.terms = loss.terms
         self.share = 1.0 if loss.kind == "distillation" else share if teacher is not None else 0.0
         self.temperature = temperature
         self.heads = loss_heads(module.graph, loss)
@@ -82,12 +92,34 @@ class Objective:
         loss = torch.zeros((), device=self.module.device)
         if self.share > 0 and self.teacher is not None:
             taught = self.teacher(chunk.arrays, chunk.inputs, chunk.size)
-            loss = loss + self.share * self._taught(outputs, taught)
-        if self.share < 1:
+            loss = loss + self.share * self._taught(outputs, taught, chunk)
+        if self.share < 1 and self.kind == "terms":
+            loss = loss + (1 - self.share) * self._terms(outputs, chunk)
+        elif self.share < 1:
             loss = loss + (1 - self.share) * self._labelled(outputs[self.taps[0]], chunk)
         return loss
 
-    def _taught(self, outputs: dict[str, Tensor], taught: tuple[Tensor, ...]) -> Tensor:
+    def _terms(self, outputs: dict[str, Tensor], chunk: Chunk) -> Tensor:
+        """The weighted sum of the terms."""
+        parts = [
+            term.weight * term_loss(term, head, outputs[head.tap], *find_target(term, chunk.named))
+            for term, head in zip(self.terms, self.heads, strict=True)
+        ]
+        return torch.stack(parts).sum()
+
+    def _taught_terms(self, outputs: dict[str, Tensor], taught: tuple[Tensor, ...], chunk: Chunk) -> Tensor:
+        """The same sum with the teacher's outputs as targets; elements without weight are not taught."""
+        parts = []
+        for term, head, theirs in zip(self.terms, self.heads, taught, strict=True):
+            weights = chunk.named[term.output][1] if term.output in chunk.named else None
+            parts.append(
+                term.weight * taught_loss(term, head, outputs[head.tap], theirs, weights, self.temperature)
+            )
+        return torch.stack(parts).sum()
+
+    def _taught(self, outputs: dict[str, Tensor], taught: tuple[Tensor, ...], chunk: Chunk) -> Tensor:
+        if self.kind == "terms":
+            return self._taught_terms(outputs, taught, chunk)
         if self._scales is None:
             self._scales = scales(self.heads, dict(zip(self.taps, taught, strict=True)))
         parts = []

@@ -81,12 +81,11 @@ def evaluate(
     if as_json:
         emit({"model": model, "task": found.describe(), "how_found": how_found, **score.to_json()})
         return
-    shown = (
-        f"{100 * score.value:.2f}%"
-        if found.metric.unit == "%"
-        else f"{score.value:.6g} {found.metric.unit}".strip()
-    )
-    print(
-        f"{score.metric} {shown} on {score.examples} {score.split} examples "
-        f"({score.provider}, {score.seconds:.1f} s)"
-    )
+    figures = {score.metric: score.value, **score.details}
+    shown = ", ".join(f"{name} {_shown(value, found.metric.unit)}" for name, value in figures.items())
+    print(f"{shown} on {score.examples} {score.split} examples ({score.provider}, {score.seconds:.1f} s)")
+
+
+def _shown(value: float, unit: str) -> str:
+    """A figure with its unit."""
+    return f"{100 * value:.2f}%" if unit == "%" else f"{value:.6g} {unit}".strip()

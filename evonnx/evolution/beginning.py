@@ -13,7 +13,7 @@ from evonnx.alignment import measure_alignment
 from evonnx.dependency import analyse
 from evonnx.errors import RunError
 from evonnx.evolution.generation import Setting, figures
-from evonnx.evolution.judging import Judge, check_examples
+from evonnx.evolution.judging import Judge, check_examples, score_columns
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.retraining import Trainer
 from evonnx.genome import Encoding
@@ -123,6 +123,7 @@ def setting_of(case: Case, align: int, observer: Observer) -> Setting:
     if case.task_file is not None:
         adapter_options["task"] = str(case.task_file)
     judge = Judge(case.task, case.options.threads or default_threads())
+    reported = judge.reported(case.model)
     return Setting(
         options=case.options,
         encoding=case.encoding,
@@ -132,7 +133,8 @@ def setting_of(case: Case, align: int, observer: Observer) -> Setting:
         ),
         training=case.training,
         ancestor=count(case.network),
-        score_ancestor=judge.reported(case.model),
+        score_ancestor=reported.value,
+        details_ancestor=score_columns(reported).get("details", {}),
         score_validation_ancestor=judge.validation(case.model),
         warnings_ancestor=frozenset(load_warnings(case.model)),
         align=align,
@@ -175,6 +177,7 @@ def first_record(
             "seed": case.options.seed,
             **figures(setting.ancestor, setting.ancestor, case.model.stat().st_size),
             "score": setting.score_ancestor,
+            **({"details": setting.details_ancestor} if setting.details_ancestor else {}),
             "score_ancestor": setting.score_ancestor,
             "score_validation": setting.score_validation_ancestor,
         },

@@ -17,7 +17,7 @@ from evonnx.clusters import find_clusters
 from evonnx.dependency import Coupling, analyse
 from evonnx.environment import Budget
 from evonnx.errors import ModelError
-from evonnx.evolution.judging import Judge
+from evonnx.evolution.judging import Judge, score_columns
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.retraining import Trainer
 from evonnx.genome import Encoding, encode
@@ -85,6 +85,8 @@ class Setting:
     ancestor: Resources
     score_ancestor: float
     """On test data: reported only."""
+    details_ancestor: dict[str, float]
+    """More figures beside it, where the task has them."""
     score_validation_ancestor: float
     warnings_ancestor: frozenset[str]
     """What onnxruntime says when it loads the ancestor."""
@@ -262,7 +264,7 @@ def make_generation(
         "parents": [one.generation for one in parents],
         "seed": options.seed,
         **figures(best.resources, setting.ancestor, (folder / COMPACT_FILE).stat().st_size),
-        "score": score,
+        **score_columns(score),
         "score_ancestor": setting.score_ancestor,
         "score_validation": best.score_validation,
         "proof": best.removal.proof.to_json(),

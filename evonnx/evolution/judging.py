@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evonnx.errors import TaskError
-from evonnx.evaluation import evaluate
+from evonnx.evaluation import Score, evaluate
 from evonnx.task import Metric, Split, Task
 
 
@@ -26,10 +27,15 @@ class Judge:
         """The score every choice is made by."""
         return evaluate(model, self.task, "validation", threads=self.threads).value
 
-    def reported(self, model: Path) -> float:
-        """The score on test data, or again on validation data where the task has no test data."""
+    def reported(self, model: Path) -> Score:
+        """On test data, or again on validation data where the task has no test data."""
         split: Split = "test" if self.task.size("test") else "validation"
-        return evaluate(model, self.task, split, threads=self.threads).value
+        return evaluate(model, self.task, split, threads=self.threads)
+
+
+def score_columns(score: Score) -> dict[str, Any]:
+    """A score as rows have it: "score", and "details" where the task has more figures."""
+    return {"score": score.value, **({"details": dict(score.details)} if score.details else {})}
 
 
 def check_examples(task: Task, epochs: int | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from evonnx.adapter import TrainingBudget
 from evonnx.evolution.generation import Setting, figures
+from evonnx.evolution.judging import score_columns
 from evonnx.network import load_network
 from evonnx.resources import count
 from evonnx.run_store import BEST_FILE, COMPACT_FILE, Row, RunStore
@@ -64,7 +65,7 @@ def recover(
         **figures(
             count(load_network(best, setting.options.input_shapes)), setting.ancestor, best.stat().st_size
         ),
-        "score": setting.judge.reported(best),
+        **score_columns(setting.judge.reported(best)),
         "score_ancestor": setting.score_ancestor,
         "score_validation": score_validation,
         "recovery_seconds": time.perf_counter() - start,

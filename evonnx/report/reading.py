@@ -61,6 +61,8 @@ class Entry:
     layers: tuple[Layer, ...]
     latency: Mapping[int, Latency] = field(default_factory=dict)
     """By batch size."""
+    details: Mapping[str, float] = field(default_factory=dict)
+    """More figures on test data, such as precision and recall, where the task has them."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,11 @@ class Run:
     def metric_column(self) -> str:
         """Heading of the score."""
         return f"{self.metric} {self.unit}".strip()
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """Names of the figures beside the score."""
+        return tuple(dict.fromkeys(name for one in self.entries for name in one.details))
 
     def score(self, value: float | None) -> str:
         """A score as tables show it, under a heading that has the unit."""
@@ -176,6 +183,7 @@ def _entry(row: Mapping[str, Any], label: str, latency: Mapping[int, Latency]) -
             Layer(**{name: layer[name] for name in Layer.__annotations__}) for layer in row["layers"]
         ),
         latency=latency,
+        details={str(name): float(value) for name, value in row.get("details", {}).items()},
     )
 
 

@@ -39,12 +39,13 @@ def efficiency_table(run: Run) -> Table:
     """The paper's tables 1 and 2: generation, architectural efficiency, score."""
     return Table(
         "Architectural efficiency (A-E) and " + run.metric,
-        ("Gen.", "A-E", run.metric_column, "validation"),
+        ("Gen.", "A-E", run.metric_column, *run.details, "validation"),
         tuple(
             (
                 one.label,
                 times(one.architectural_efficiency),
                 run.score(one.score),
+                *(run.score(one.details.get(name)) for name in run.details),
                 run.score(one.score_validation),
             )
             for one in run.entries

@@ -149,7 +149,7 @@ class ClassificationTask:
         accuracy = Accuracy()
         for batch, found in outputs:
             scores = scores_per_class(found[self._output])
-            if scores is None or batch.targets is None:
+            if scores is None or not isinstance(batch.targets, np.ndarray):
                 raise TaskError(
                     f"The model's output {self._output!r} has shape {list(found[self._output].shape)}; "
                     'classification needs scores per class, [N, C]. Name another with output = "..." in '

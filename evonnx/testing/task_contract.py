@@ -10,7 +10,7 @@ import pytest
 
 from evonnx.network import Array, load_network
 from evonnx.sessions import input_specs, make_session, run_session
-from evonnx.task import Batch, Metric, NeedsAncestor, Split, Task
+from evonnx.task import Batch, Detailed, Metric, NeedsAncestor, Split, Task
 from evonnx.tasks import check_protocol
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -86,8 +86,7 @@ class TaskContract:
                 assert len(array.shape) == len(specs[name].shape)
                 assert np.all(np.isfinite(array.astype(np.float64)))
             if task.loss.kind != "distillation":
-                assert batch.targets is not None
-                assert len(batch.targets) == batch.size
+                _check_targets(task, batch)
 
     def test_scores_are_on_the_scale(self, task: Task, model: Path) -> None:
         """Scoring the model itself is repeatable and within the metric's scale."""
@@ -101,6 +100,14 @@ class TaskContract:
         if isinstance(task, NeedsAncestor):
             assert score == pytest.approx(task.metric.scale, abs=1e-4)
 
+    def test_details_hold_the_score(self, task: Task, model: Path) -> None:
+        """A task with more figures gives finite ones, and its score among them."""
+        if not isinstance(task, Detailed):
+            pytest.skip("the task has its score only")
+        details = task.details("test", _outputs(task, "test", model, 6))
+        assert details[task.metric.name] == task.score("test", _outputs(task, "test", model, 6))
+        assert all(np.isfinite(value) for value in details.values())
+
     def test_batch_size_does_not_change_the_score(self, task: Task, model: Path) -> None:
         """The metric is over the whole split."""
         if isinstance(task, NeedsAncestor):
@@ -111,6 +118,23 @@ class TaskContract:
     def test_model_is_a_network(self, model: Path) -> None:
         """The fixture itself is a model that evonnx can read."""
         assert load_network(model).input_shapes
+
+
+def _check_targets(task: Task, batch: Batch) -> None:
+    """One target per example: an array, or for a loss of terms one per term's output with its weights."""
+    assert batch.targets is not None
+    if task.loss.kind != "terms":
+        assert len(batch.targets) == batch.size
+        return
+    assert isinstance(batch.targets, Mapping)
+    assert task.loss.terms
+    assert set(batch.targets) == {term.output for term in task.loss.terms}
+    for values, weights in batch.targets.values():
+        assert len(values) == batch.size
+        assert np.all(np.isfinite(values))
+        if weights is not None:
+            assert np.all(weights.astype(np.float64) >= 0)
+            assert np.broadcast_shapes(weights.shape, values.shape) == values.shape
 
 
 def _worse(metric: Metric) -> float:

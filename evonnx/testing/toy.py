@@ -104,8 +104,8 @@ def _targets(batch: Batch, teacher: ModelOutputs | None, head: _Head) -> tuple[A
     """(class indices or arrays like the output, whether the loss is squared)."""
     if teacher is not None:
         return teacher(batch)[head.output], not head.softmax
-    if batch.targets is None:
-        raise AdapterError("The task asks for cross-entropy but gives no targets.")
+    if not isinstance(batch.targets, np.ndarray):
+        raise AdapterError("The task asks for cross-entropy but gives no class indices.")
     return batch.targets, False
 
 
