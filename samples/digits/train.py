@@ -20,7 +20,9 @@ from sklearn.model_selection import train_test_split
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from lenet5 import Images, Labels, Training, accuracy, train, write_onnx, write_split  # noqa: E402
+from lenet5 import LeNet5, write_onnx, write_split  # noqa: E402
+from sample_data import Images, Labels  # noqa: E402
+from sample_training import Training, accuracy, train  # noqa: E402
 
 
 def main() -> None:
@@ -53,7 +55,7 @@ def main() -> None:
         seed=arguments.seed,
         threads=arguments.threads,
     )
-    model = train(x_train, y_train, how, news=lambda line: print(line, flush=True))
+    model = train(LeNet5, x_train, y_train, how, news=lambda line: print(line, flush=True))
     write_onnx(model, out / "lenet5.onnx")
     print(f"validation {accuracy(model, x_val, y_val):.2%}  test {accuracy(model, x_test, y_test):.2%}")
 
