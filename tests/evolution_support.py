@@ -38,6 +38,9 @@ def write_case(folder: Path, test_labels_shift: int = 0) -> Path:
     return folder / "model.onnx"
 
 
+PRESSURES = ("target", "budget", "best_effort", "encoding", "levels")
+
+
 def options(**changes: Any) -> EvolveOptions:
     """Two quick generations with the toy adapter."""
     settings = {
@@ -50,7 +53,7 @@ def options(**changes: Any) -> EvolveOptions:
         "max_drop": 1.0,
     }
     settings |= changes
-    pressure = {name: settings[name] for name in ("target", "best_effort", "encoding") if name in settings}
+    pressure = {name: settings[name] for name in PRESSURES if name in settings}
     return EvolveOptions(
         generations=settings["generations"],
         seed=settings["seed"],

@@ -11,8 +11,10 @@ import onnx
 import pytest
 from evolution_support import in_ancestor_coordinates, metadata, options, run, write_case
 
-from evonnx.errors import AdapterError, BudgetError, RunError
+from evonnx.errors import AdapterError, BudgetError, EvonnxError, RunError
 from evonnx.evolution import Observer, Pressure, evolve
+from evonnx.evolution.budgeting import budgeting_of
+from evonnx.network import load_network
 from evonnx.run_store import load_tensors, read_json
 from evonnx.sessions import load_warnings
 
@@ -161,6 +163,42 @@ def test_target_sets_each_generations_bound():
     assert Pressure(keep=0.8, target=0.01).bound(2) == pytest.approx(0.1)
     assert Pressure(keep=0.8, target=0.9).bound(2) == 0.8
     assert Pressure(keep=0.8).bound(7) == 0.8
+
+
+def test_a_budget_is_reached_in_even_steps_of_what_is_left(case, tmp_path):
+    model, _, _ = case
+    document = run(model, tmp_path / "run", generations=3, budget={"macs": 0.3}, levels="clusters", epochs=0)
+    whole = document["ancestor"]["macs"]
+    left = [row["macs"] / whole for row in document["generations"]]
+    assert left[-1] <= 0.3
+    shares = [1.0, *left]
+    for number, row in enumerate(document["generations"]):
+        assert row["budget_factor"] == "macs"
+        assert row["budget"] == pytest.approx((0.3 / shares[number]) ** (1 / (3 - number)))
+        assert row["achieved"] <= row["budget"]
+    assert document["best"]["generation"] == 3
+
+
+def test_a_budget_far_behind_is_no_pressure(case):
+    _, folder, _ = case
+    parent = load_network(folder / "gen-01" / "compact.onnx")
+    asked = budgeting_of(Pressure(budget={"synapses": 1.0}), 4, parent)
+    assert asked.bound(load_network(folder / "gen-04" / "compact.onnx"), 2).share == 1
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ({"macs": 0.5, "synapses": 0.5}, "one of them"),
+        ({"macs": 1.5}, "share in"),
+        ({"mac": 0.5}, "macs"),
+    ],
+)
+def test_a_budget_that_makes_no_sense_is_refused_before_anything_is_written(case, tmp_path, budget, said):
+    model, _, _ = case
+    with pytest.raises(EvonnxError, match=said):
+        run(model, tmp_path / "run", budget=budget)
+    assert not (tmp_path / "run").exists()
 
 
 def test_resuming_a_finished_run_changes_nothing(case, tmp_path):

@@ -59,6 +59,23 @@ def adapter_options(given: list[str] | None, command_line: str | None) -> dict[s
     return options
 
 
+def parse_budget(given: str | None) -> dict[str, float]:
+    """`"macs=0.4"` as `{"macs": 0.4}`.
+
+    Raises:
+        typer.BadParameter: (exit code 2) it is not of that form.
+    """
+    if given is None:
+        return {}
+    name, _, share = given.partition("=")
+    try:
+        return {name: float(share)}
+    except ValueError:
+        raise typer.BadParameter(
+            f"{plain(given)!r} is not of the form NAME=SHARE, such as macs=0.4.", param_hint="--budget"
+        ) from None
+
+
 _PRESSURE = "How hard"
 _SELECTION = "Natural selection"
 _RETRAINING = "Retraining"
@@ -88,6 +105,16 @@ def evolve(
         float | None,
         typer.Option(
             min=1e-6, max=1, help="Share of the ancestor's synapses to end at.", rich_help_panel=_PRESSURE
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=SHARE",
+            help="Share of the ancestor's synapses or macs to end at, such as macs=0.4; in place of --keep "
+            "and --target.",
+            show_default=False,
+            rich_help_panel=_PRESSURE,
         ),
     ] = None,
     best_effort: Annotated[
@@ -189,6 +216,7 @@ def evolve(
       evonnx evolve model.onnx --gens 10
       evonnx evolve model.onnx --target 0.05 --epochs 2 --out runs/mine
       evonnx evolve model.onnx --out runs/mine --target 0.05 --epochs 2 --resume
+      evonnx evolve model.onnx --budget macs=0.4 --levels clusters --epochs 5
       evonnx evolve model.onnx --adapter command --command "python train.py {model} {masks} {output}"
     """
     from rich.console import Console
@@ -206,6 +234,7 @@ def evolve(
         pressure=Pressure(
             keep=keep,
             target=target,
+            budget=parse_budget(budget),
             best_effort=best_effort,
             levels=levels.value if levels else None,
             cluster_share=cluster_share,

@@ -21,7 +21,7 @@ from evonnx.cli._common import (
     not_the_same,
     say,
 )
-from evonnx.cli.evolve import Granularity, Levels
+from evonnx.cli.evolve import Granularity, Levels, parse_budget
 from evonnx.text import plain
 
 if TYPE_CHECKING:
@@ -38,6 +38,14 @@ def synthesize(
     model: Model,
     output: Output,
     keep: Annotated[float, typer.Option(min=0.001, max=1, help="At most this share of the synapses.")] = 0.8,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=SHARE",
+            help="At most this share of the synapses or macs, such as macs=0.5; in place of --keep.",
+            show_default=False,
+        ),
+    ] = None,
     best_effort: Annotated[bool, typer.Option("--best-effort", help="Go as low as possible.")] = False,
     levels: Annotated[
         Levels | None, typer.Option(help="Factors of eq. 1 that act.", show_default="the encoding's")
@@ -80,10 +88,11 @@ def synthesize(
     from evonnx.clusters import find_clusters
     from evonnx.compaction import plan_compaction
     from evonnx.dependency import analyse
-    from evonnx.environment import Budget
+    from evonnx.environment import Budget, factor_of
     from evonnx.genome import encode
     from evonnx.masking import apply_masks
     from evonnx.network import load_network, network_of
+    from evonnx.plugins import get
     from evonnx.report.table import show
     from evonnx.resources import count
     from evonnx.steps import write_checked
@@ -93,6 +102,9 @@ def synthesize(
     not_the_same(model, output)
     multiple = alignment(align)
     genes = _encoding(encoding, levels, cluster_share, clusters)
+    bound = Budget(keep)
+    for name, share in parse_budget(budget).items():
+        bound = Budget(share, get("environment_factors", name)())
     network = load_network(model, input_shapes(input_shape))
     coupling = analyse(network)
     genome = encode(network, find_clusters(network, coupling, genes.granularity), genes)
@@ -104,7 +116,7 @@ def synthesize(
         network,
         coupling,
         genome,
-        Budget(share=keep),
+        bound,
         np.random.default_rng(seed),
         levels=genes.levels,
         cluster_share=genes.cluster_share,
@@ -119,7 +131,8 @@ def synthesize(
         "model": model,
         "output": output,
         "seed": seed,
-        "budget": keep,
+        "budget": bound.share,
+        "budget_factor": factor_of(bound).name,
         "expected": offspring.expected_share,
         "achieved": offspring.achieved_share,
         "notes": list(offspring.notes),
@@ -141,7 +154,7 @@ def synthesize(
         print(plain(str(offspring.alignment)))
     print(
         f"{plain(output)}: {document['synapses']} of {document['synapses_parent']} synapses live "
-        f"({offspring.achieved_share:.2%}; the budget was {keep:.2%})"
+        f"({offspring.achieved_share:.2%} of {factor_of(bound).unit}; the budget was {bound.share:.2%})"
     )
 
 

@@ -12,6 +12,7 @@ from evonnx.adapter import TrainingBudget
 from evonnx.alignment import measure_alignment
 from evonnx.dependency import analyse
 from evonnx.errors import RunError
+from evonnx.evolution.budgeting import Budgeting, budgeting_of
 from evonnx.evolution.generation import Setting, figures
 from evonnx.evolution.judging import Judge, check_examples, score_columns
 from evonnx.evolution.options import EvolveOptions, Observer
@@ -44,6 +45,7 @@ class Case:
     """With the number of threads decided."""
     timing_threads: int
     encoding: Encoding
+    budgeting: Budgeting
     training: TrainingBudget
     recovery_epochs: int
 
@@ -77,6 +79,7 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> C
         # One thread unless told otherwise: idle neighbours then change the figures least.
         timing_threads=options.threads or 1,
         encoding=_encoding(options),
+        budgeting=budgeting_of(options.pressure, options.generations, network),
         training=_training_budget(decided, defaults),
         recovery_epochs=recovery_epochs,
     )
@@ -126,6 +129,7 @@ def setting_of(case: Case, align: int, observer: Observer) -> Setting:
     reported = judge.reported(case.model)
     return Setting(
         options=case.options,
+        budgeting=case.budgeting,
         encoding=case.encoding,
         judge=judge,
         trainer=Trainer(

@@ -17,6 +17,7 @@ from evonnx.clusters import find_clusters
 from evonnx.dependency import Coupling, analyse
 from evonnx.environment import Budget
 from evonnx.errors import ModelError
+from evonnx.evolution.budgeting import Budgeting
 from evonnx.evolution.judging import Judge, score_columns
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.retraining import Trainer
@@ -78,6 +79,7 @@ class Setting:
     """What is the same for every generation of a run."""
 
     options: EvolveOptions
+    budgeting: Budgeting
     encoding: Encoding
     judge: Judge
     trainer: Trainer
@@ -120,6 +122,7 @@ class Brood:
     network: Network
     """The parent."""
     coupling: Coupling
+    budget: Budget
     watch: Stopwatch
 
 
@@ -206,7 +209,7 @@ def draw(brood: Brood, seeds: np.random.SeedSequence) -> list[Sample]:
         brood.network,
         brood.coupling,
         encode(brood.network, clusters, encoding),
-        Budget(share=options.pressure.bound(options.generations)),
+        brood.budget,
         best_effort=options.pressure.best_effort,
         align=brood.setting.align,
     )
@@ -253,7 +256,8 @@ def make_generation(
     options, watch = setting.options, Stopwatch()
     setting.observer.stage(generation, "sampling")
     network = load_network(parents[0].model, options.input_shapes)
-    brood = Brood(setting, generation, network, analyse(network), watch)
+    budget = setting.budgeting.bound(network, generation)
+    brood = Brood(setting, generation, network, analyse(network), budget, watch)
     sampling, training = seeds.spawn(2)
     samples = draw(brood, sampling)
     best = select(setting.judge.metric, list(rear(brood, samples, training, folder)), folder)
@@ -268,7 +272,8 @@ def make_generation(
         "score_ancestor": setting.score_ancestor,
         "score_validation": best.score_validation,
         "proof": best.removal.proof.to_json(),
-        "budget": options.pressure.bound(options.generations),
+        "budget": budget.share,
+        "budget_factor": setting.budgeting.factor.name,
         "achieved": best.sample.achieved_share,
         "expected": best.sample.expected_share,
         "alignment": reached.to_json() if (reached := best.sample.alignment) else None,

@@ -17,6 +17,9 @@ class Pressure:
     """Upper bound on the share of the parent's synapses that each offspring keeps."""
     target: float | None = None
     """Final share of the ancestor's synapses: each bound is min(keep, target ** (1 / generations))."""
+    budget: Mapping[str, float] = field(default_factory=dict)
+    """Share of what the ancestor uses of an environment factor, by its name, to end at; in place of `keep`
+    and `target`."""
     best_effort: bool = False
     levels: str | None = None
     """"both", "clusters" or "synapses"; None: the encoding's own."""

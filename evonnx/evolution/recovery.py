@@ -15,13 +15,15 @@ from evonnx.run_store import BEST_FILE, COMPACT_FILE, Row, RunStore
 
 
 def choose_best(setting: Setting, rows: list[Row]) -> Row:
-    """Accuracy bound first, then size: the smallest offspring within `max_drop` on validation data.
+    """Accuracy bound first, then size: the offspring within `max_drop` on validation data that uses least of
+    what is budgeted.
 
     Where no offspring is within the bound, the one that lost least.
     """
     within = [row for row in rows if setting.validation_drop(row) <= setting.options.max_drop]
     if within:
-        return min(within, key=lambda row: (row["synapses"], row["bytes"]))
+        scarce = setting.budgeting.factor.name
+        return min(within, key=lambda row: (row.get(scarce) or row["synapses"], row["bytes"]))
     return min(rows, key=setting.validation_drop)
 
 
