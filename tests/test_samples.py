@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from cli_support import CommandLine
 from test_tasks import write_cifar10, write_idx, write_stl10
 
 torch = pytest.importorskip("torch")
@@ -181,6 +182,28 @@ def test_alexnet_has_the_synapses_that_its_readme_says(tmp_path):
     text = (SAMPLES / "alexnet_cifar10" / "README.md").read_text(encoding="utf-8")
     for count in (conv, dense, conv + dense):
         assert f"{count:,}".replace(",", " ") in text
+
+
+@pytest.mark.slow
+def test_lenet5_on_stl10_evolves(data, tmp_path, capsys):
+    """Eleven million synapses, read from and written to files as a user would."""
+    out = tmp_path / "out"
+    script("lenet5_stl10").main(["--out", str(out), *TINY])
+    options = (
+        "--gens 1 --target 0.5 --epochs 1 --recovery-epochs 1 --screen 2 --align 1 --threads 1 --max-drop 1"
+    )
+    run = CommandLine(capsys)(
+        "evolve", out / "lenet5.onnx", *options.split(), "--out", tmp_path / "run", "--json"
+    )
+    assert run.code == 0, run.err
+    (row,) = run.document["generations"]
+    assert row["synapses_ancestor"] == 11_056_500
+    assert 0.4 < row["synapses"] / row["synapses_ancestor"] <= 0.5
+    assert not row["proof"]["void"]
+    best = evaluate(
+        tmp_path / "run" / "best.onnx", load_task(out / "lenet5.toml", load_network(out / "lenet5.onnx"))
+    )
+    assert best.value == run.document["best"]["score"]
 
 
 # --- training
