@@ -1,0 +1,52 @@
+"""The results that are shipped: every model has the counts its record states, and still loads.
+
+Accuracy needs the data: `evonnx evaluate samples/results/.../best.onnx --task samples/NAME/....toml`, after
+the sample's train.py has written it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import onnx
+import pytest
+
+from evonnx.network import load_network
+from evonnx.resources import count
+from evonnx.sessions import load_warnings
+
+RESULTS = Path(__file__).resolve().parent.parent / "samples" / "results"
+RUNS = sorted(RESULTS.rglob("run.json"))
+
+
+def name_of(path):
+    return str(path.parent.relative_to(RESULTS))
+
+
+def test_there_are_results():
+    assert RUNS
+
+
+@pytest.mark.parametrize("record", RUNS, ids=name_of)
+def test_a_record_is_whole_and_holds_no_path(record):
+    text = record.read_text(encoding="utf-8")
+    run = json.loads(text)
+    assert {"configuration", "seed", "machine", "ancestor", "generations", "best", "bench"} <= set(run)
+    assert run["best"]["generation"] in [row["generation"] for row in run["generations"]]
+    assert all(row["proof"]["passed"] and not row["proof"]["void"] for row in run["generations"])
+    assert re.search(r"[\" '](/\w+/|[A-Z]:\\)", text) is None, "an absolute path"
+
+
+@pytest.mark.parametrize("model", sorted(RESULTS.rglob("*.onnx")), ids=name_of)
+def test_a_model_is_what_its_record_says(model):
+    best = json.loads((model.parent / "run.json").read_text(encoding="utf-8"))["best"]
+    onnx.checker.check_model(str(model), full_check=True)
+    assert load_warnings(model) == []
+    found = count(load_network(model))
+    counted = {
+        name: getattr(found, name) for name in ("synapses", "kernels", "filters", "parameters", "macs")
+    }
+    assert counted == {name: best[name] for name in counted}
+    assert model.stat().st_size == best["bytes"]
