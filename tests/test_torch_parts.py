@@ -17,8 +17,10 @@ torch = pytest.importorskip("torch")
 from evonnx.adapter import (  # noqa: E402
     TrainingBudget,
 )
+from evonnx.errors import AdapterError  # noqa: E402
 from evonnx.task import Batch  # noqa: E402
-from evonnx_torch.feeding import accepted_chunk, augmented, chunks  # noqa: E402
+from evonnx_torch.augmentation import Augmentation, read_augmentation  # noqa: E402
+from evonnx_torch.feeding import accepted_chunk, chunks  # noqa: E402
 from evonnx_torch.heads import find_head, softened_divergence  # noqa: E402
 from evonnx_torch.objective import Objective  # noqa: E402
 from evonnx_torch.optim import Average, Optimizer, Schedule  # noqa: E402
@@ -282,35 +284,42 @@ def test_chunks_add_up_to_the_gradient_of_the_batch(tmp_path: Path) -> None:
     assert torch.allclose(*gradients, atol=1e-6)
 
 
-def test_shift_moves_each_image_by_at_most_two_pixels() -> None:
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", ["shift", "flip-shift", "shift:4", "flip-shift:0", "flip-shift:3"])
+def test_a_view_is_the_image_moved_and_mirrored_as_its_number_says(name: str, channels_last: bool) -> None:
+    augmentation = read_augmentation(name)
+    reach, flips = augmentation.reach, 2 if augmentation.flip else 1
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(20, 2, 6, 7)).astype(np.float32)
-    moved = augmented(Batch({"x": images}, None, 20), "shift", rng).inputs["x"]
-    padded = np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2)))
-    offsets = set()
-    for image, source in zip(moved, padded, strict=True):
-        found = [
-            (i, j)
-            for i in range(5)
-            for j in range(5)
-            if np.array_equal(image, source[:, i : i + 6, j : j + 7])
-        ]
-        assert found
-        offsets.update(found)
-    assert len(offsets) > 5
-    assert augmented(Batch({"x": images}, None, 20), "none", rng).inputs["x"] is images
-    flipped = augmented(Batch({"x": images}, None, 20), "flip-shift", np.random.default_rng(1)).inputs["x"]
-    both = np.concatenate([padded, padded[..., ::-1]], axis=1)
-    hits = [
-        any(
-            np.array_equal(image, source[c : c + 2, i : i + 6, j : j + 7])
-            for c in (0, 2)
-            for i in range(5)
-            for j in range(5)
-        )
-        for image, source in zip(flipped, both, strict=True)
-    ]
-    assert all(hits)
+    images = rng.normal(size=(60, 3, 6, 7)).astype(np.float32)
+    shown = images.transpose(0, 2, 3, 1) if channels_last else images
+    others = {"images": shown, "sizes": np.ones((60, 2))}
+    batch, views = augmentation(Batch(others, None, 60), np.random.default_rng(1))
+    assert batch.inputs["sizes"] is others["sizes"]
+    assert views is not None
+    assert views.min() >= 0
+    assert views.max() < augmentation.views == (2 * reach + 1) ** 2 * flips
+    assert len(set(views.tolist())) > 1
+    moved = np.moveaxis(batch.inputs["images"], 3, 1) if channels_last else batch.inputs["images"]
+    assert batch.inputs["images"].shape == shown.shape
+    padded = np.pad(images, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
+    for image, source, view in zip(moved, padded, views.tolist(), strict=True):
+        (row, column), mirrored = divmod(view // flips, 2 * reach + 1), view % flips
+        window = source[:, row : row + 6, column : column + 7]
+        np.testing.assert_array_equal(image, window[..., ::-1] if mirrored else window)
+    assert any(np.array_equal(a, b) for a, b in zip(moved, images, strict=True)) == (
+        augmentation.unmoved in views
+    )
+
+
+def test_augmentations_by_name() -> None:
+    assert read_augmentation("none") == Augmentation()
+    assert read_augmentation("shift") == Augmentation(2)
+    assert read_augmentation("flip-shift:4") == Augmentation(4, flip=True)
+    batch = Batch({"x": np.zeros((2, 1, 3, 3))}, None, 2)
+    assert read_augmentation("none")(batch, np.random.default_rng(0)) == (batch, None)
+    for name in ("shift:33", "shift:", "shift:-1", "flip", "shift:4 ", "flip-shift:1000"):
+        with pytest.raises(AdapterError, match="Unknown augmentation"):
+            read_augmentation(name)
 
 
 def test_a_query_that_sees_no_key_leaves_finite_gradients() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,24 @@ import numpy as np
 import onnx
 import pytest
 from graphs import GRAPHS
-from torch_support import ArrayTask, deep_residual, feed_for, fold_norms, labelled, module_of, with_arrays
+from torch_support import (
+    BUDGET,
+    ArrayTask,
+    deep_residual,
+    digest,
+    feed_for,
+    fold_norms,
+    labelled,
+    module_of,
+    run,
+    with_arrays,
+    write,
+)
 
 torch = pytest.importorskip("torch")
 
 from evonnx.adapter import (  # noqa: E402
     Progress,
-    RetrainRequest,
     RetrainResult,
     TrainingBudget,
     check_result,
@@ -30,13 +39,6 @@ from evonnx.masks import Masks  # noqa: E402
 from evonnx.onnx_io import initializer_arrays, load_model  # noqa: E402
 from evonnx.task import Loss  # noqa: E402
 from evonnx_torch import TorchAdapter  # noqa: E402
-
-BUDGET = TrainingBudget(epochs=1, batch_size=32, threads=1)
-
-
-def write(model: onnx.ModelProto, path: Path) -> Path:
-    onnx.save(model, path)
-    return path
 
 
 def random_masks(model: Path, share: float = 0.7, seed: int = 0) -> Masks:
@@ -48,20 +50,6 @@ def random_masks(model: Path, share: float = 0.7, seed: int = 0) -> Masks:
 
 def distilled(task: ArrayTask) -> ArrayTask:
     return ArrayTask(task.inputs, None, Loss("distillation"))
-
-
-def run(path: Path, task: Any, budget: TrainingBudget = BUDGET, **fields: Any) -> RetrainResult:
-    adapter = fields.pop("adapter", None) or TorchAdapter()
-    return adapter.retrain(
-        RetrainRequest(path, fields.pop("masks", {}), task, budget, fields.pop("seed", 0), **fields)
-    )
-
-
-def digest(weights: Mapping[str, np.ndarray]) -> str:
-    found = hashlib.sha256()
-    for name in sorted(weights):
-        found.update(name.encode() + np.ascontiguousarray(weights[name]).tobytes())
-    return found.hexdigest()
 
 
 # --- whole retrainings

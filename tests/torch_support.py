@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,12 @@ import onnxruntime as ort
 from graph_builder import Builder
 from onnx import TensorProto, numpy_helper
 
+from evonnx.adapter import RetrainRequest, RetrainResult, TrainingBudget
 from evonnx.network import Array
 from evonnx.task import Batch, Loss, Metric
+from evonnx_torch import TorchAdapter
+
+BUDGET = TrainingBudget(epochs=1, batch_size=32, threads=1)
 
 _FLOATS = (TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
@@ -162,3 +168,25 @@ def labelled(model: onnx.ModelProto, count: int = 64, classes: int = 4, seed: in
     flat = np.concatenate([array.reshape(count, -1) for array in inputs.values()], axis=1)
     labels = (flat @ rng.normal(size=(flat.shape[1], classes))).argmax(1)
     return ArrayTask(inputs, labels.astype(np.int64))
+
+
+def write(model: onnx.ModelProto, path: Path) -> Path:
+    """Save and give the path back."""
+    onnx.save(model, path)
+    return path
+
+
+def run(path: Path, task: Any, budget: TrainingBudget = BUDGET, **fields: Any) -> RetrainResult:
+    """One retraining with the torch adapter."""
+    adapter = fields.pop("adapter", None) or TorchAdapter()
+    return adapter.retrain(
+        RetrainRequest(path, fields.pop("masks", {}), task, budget, fields.pop("seed", 0), **fields)
+    )
+
+
+def digest(weights: Mapping[str, np.ndarray]) -> str:
+    """Of names and bytes."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        found.update(name.encode() + np.ascontiguousarray(weights[name]).tobytes())
+    return found.hexdigest()

@@ -1,4 +1,4 @@
-"""From a task's batches to tensors: augmentation, chunks that fit the graph and the memory."""
+"""From a task's batches to tensors, in chunks that fit the graph and the memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from evonnx.errors import AdapterError
@@ -15,16 +16,13 @@ from evonnx.network import Array
 from evonnx.task import Batch
 from evonnx_torch.module import OnnxModule
 
-AUGMENTATIONS = ("none", "shift", "flip-shift")
-_REACH = 2
-"""Pixels an image is moved by at most."""
-
 
 @dataclass(frozen=True)
 class Chunk:
     """What one forward pass takes."""
 
     arrays: Mapping[str, Array]
+    """Inputs as the task gave them, before augmentation; examples are recognised by them."""
     inputs: dict[str, Tensor]
     targets: Tensor | None
     size: int
@@ -32,51 +30,33 @@ class Chunk:
     """Largest target where targets are integers."""
     named: Mapping[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
     """Targets and element weights by output, where the loss has terms."""
+    views: NDArray[np.int64] | None = None
+    """Which view of its example each input is (see `Augmentation`); None: as the task gave it."""
 
 
-def augmented(batch: Batch, kind: str, rng: np.random.Generator) -> Batch:
-    """Move (and mirror) every image of a batch on its own; what enters at the border is zero."""
-    if kind == "none":
-        return batch
-    if isinstance(batch.targets, Mapping):
-        raise AdapterError(
-            f'augment = {kind!r} would move the images but not their targets; set augment = "none".'
-        )
-    inputs = {
-        name: _moved(array, kind == "flip-shift", rng) if array.ndim == 4 else array
-        for name, array in batch.inputs.items()
-    }
-    return Batch(inputs, batch.targets, batch.size)
+def chunks(
+    module: OnnxModule,
+    batch: Batch,
+    limit: int | None,
+    given: Batch | None = None,
+    views: NDArray[np.int64] | None = None,
+) -> Iterator[Chunk]:
+    """Cut a batch into pieces of `limit` examples; a remainder that is too small for the graph is left out.
 
-
-def _moved(images: Array, flip: bool, rng: np.random.Generator) -> Array:
-    count, channels, height, width = images.shape
-    padded = np.pad(images, ((0, 0), (0, 0), (_REACH, _REACH), (_REACH, _REACH)))
-    rows = rng.integers(0, 2 * _REACH + 1, (count, 1)) + np.arange(height)
-    columns = rng.integers(0, 2 * _REACH + 1, (count, 1)) + np.arange(width)
-    if flip:
-        mirrored = rng.random((count, 1)) < 0.5
-        columns = np.where(mirrored, columns[:, ::-1], columns)
-    examples = np.arange(count)[:, None, None, None]
-    planes = np.arange(channels)[None, :, None, None]
-    moved: Array = padded[examples, planes, rows[:, None, :, None], columns[:, None, None, :]]
-    return moved
-
-
-def chunks(module: OnnxModule, batch: Batch, limit: int | None) -> Iterator[Chunk]:
-    """Cut a batch into pieces of `limit` examples; a remainder that is too small for the graph is left
-    out."""
+    Args:
+        module: takes them.
+        batch: what it is to see.
+        limit: examples per piece; None: all in one.
+        given: the batch as the task gave it, where `batch` was made of it by augmentation.
+        views: which view of its example each input is, then.
+    """
     size = batch.size if limit is None else min(limit, batch.size)
     fixed = limit is not None and limit == module.declared_batch
     for start in range(0, batch.size, max(size, 1)):
         count = min(size, batch.size - start)
         if fixed and count < (limit or 0) and start:
             return
-        whole = count == batch.size
-        arrays = {
-            name: array if whole or np.ndim(array) == 0 else array[start : start + count]
-            for name, array in batch.inputs.items()
-        }
+        arrays = _part(batch.inputs, start, count, batch.size)
         piece = slice(start, start + count)
         targets, highest, named = None, -1, {}
         if isinstance(batch.targets, Mapping):
@@ -90,13 +70,27 @@ def chunks(module: OnnxModule, batch: Batch, limit: int | None) -> Iterator[Chun
             labels = batch.targets[piece]
             highest = int(labels.max()) if labels.dtype.kind in "iub" else -1
             targets = _target(labels, module)
-        yield Chunk(arrays, module.tensors(arrays), targets, count, highest, named)
+        yield Chunk(
+            arrays if given is None else _part(given.inputs, start, count, batch.size),
+            module.tensors(arrays),
+            targets,
+            count,
+            highest,
+            named,
+            None if views is None else views[piece],
+        )
 
 
 def _target(values: Array, module: OnnxModule) -> Tensor:
     """Whole numbers as int64, others as float32, on the module's device."""
     dtype = np.int64 if values.dtype.kind in "iub" else np.float32
     return torch.from_numpy(np.array(values, dtype=dtype)).to(module.device)
+
+
+def _part(arrays: Mapping[str, Array], start: int, count: int, size: int) -> Mapping[str, Array]:
+    if count == size:
+        return arrays
+    return {name: a if np.ndim(a) == 0 else a[start : start + count] for name, a in arrays.items()}
 
 
 def accepted_chunk(module: OnnxModule, batch: Batch, taps: tuple[str, ...]) -> int | None:

@@ -80,7 +80,9 @@ class OnnxModule(nn.Module):
         Raises:
             AdapterError: a node cannot be run on these inputs.
         """
-        return self._program(inputs, outputs).run(inputs)
+        results = self._program(inputs, outputs).run(inputs)
+        # Under autocast the last layers may have computed in bfloat16; losses need more.
+        return {n: x.float() if x.dtype is torch.bfloat16 else x for n, x in results.items()}
 
     def activation_elements(self, inputs: Mapping[str, Tensor], outputs: Sequence[str] | None = None) -> int:
         """Elements of all tensors that one forward pass on these inputs makes."""
@@ -126,11 +128,11 @@ class OnnxModule(nn.Module):
         return compile_program(self.graph, leaves, data, host, setting)
 
     def use_channels_last(self) -> None:
-        """Lay out 4-D weights, and from now on inputs, with channels innermost."""
+        """Lay out 4-D weights, and from now on inputs, with channels innermost: convolutions run faster."""
         self._channels_last = True
         for parameter in self.weights.values():
             if parameter.ndim == 4:
-                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+                parameter.data = _channels_innermost(parameter.data)
         self.forget_programs()
 
     def forget_programs(self) -> None:
@@ -152,10 +154,14 @@ class OnnxModule(nn.Module):
             else:
                 # torch wants memory that it may write to.
                 tensor = torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self.device)
-                if self._channels_last and tensor.ndim == 4:
-                    tensor = tensor.contiguous(memory_format=torch.channels_last)
-                result[value.name] = tensor
+                result[value.name] = self.laid_out(tensor)
         return result
+
+    def laid_out(self, tensor: Tensor) -> Tensor:
+        """An input in the memory layout that the module runs in."""
+        if self._channels_last and tensor.ndim == 4:
+            return _channels_innermost(tensor)
+        return tensor.contiguous()
 
     def arrays(self) -> dict[str, Array]:
         """Parameters and norm statistics by tensor name, in the stored dtype.
@@ -174,3 +180,12 @@ class OnnxModule(nn.Module):
             limit = float(np.finfo(np.float16).max)
             array = np.clip(array, -limit, limit)
         return np.array(array, dtype=dtype, order="C")
+
+
+def _channels_innermost(tensor: Tensor) -> Tensor:
+    """(N, C, H, W), stored as (N, H, W, C)."""
+    _, channels, height, width = tensor.shape
+    # Strides are spelt out because torch tells layouts apart by them, and with one channel both layouts are
+    # one order of elements.
+    strides = (height * width * channels, 1, width * channels, channels)
+    return tensor.contiguous(memory_format=torch.channels_last).as_strided(tensor.shape, strides)

@@ -91,7 +91,7 @@ class Objective:
         outputs = self.module(chunk.inputs, self.taps)
         loss = torch.zeros((), device=self.module.device)
         if self.share > 0 and self.teacher is not None:
-            taught = self.teacher(chunk.arrays, chunk.inputs, chunk.size)
+            taught = self.teacher(chunk)
             loss = loss + self.share * self._taught(outputs, taught, chunk)
         if self.share < 1 and self.kind == "terms":
             loss = loss + (1 - self.share) * self._terms(outputs, chunk)

@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 
 from evonnx.adapter import RetrainRequest, RetrainResult
 from evonnx.errors import AdapterError
 from evonnx.masks import Masks
-from evonnx.network import Array
-from evonnx.onnx_io import load_model
+from evonnx.network import Array, network_of
+from evonnx.onnx_io import load_model, stored_parameters
+from evonnx.resources import count
 from evonnx.task import Batch, Task
+from evonnx_torch.augmentation import read_augmentation
 from evonnx_torch.feeding import accepted_chunk, activation_bytes, chunks
 from evonnx_torch.module import OnnxModule
 from evonnx_torch.objective import Objective, loss_heads
 from evonnx_torch.renormalize import Renormalization, is_bare_and_deep, wanted
-from evonnx_torch.runtime import deterministic, pick_device
+from evonnx_torch.runtime import deterministic, native_bfloat16, pick_device, roomy_heap
 from evonnx_torch.settings import choose_batch_size, resolve
 from evonnx_torch.teacher import Teacher
 from evonnx_torch.training import SMALLEST_NORM_BATCH, Trainer
@@ -31,8 +34,13 @@ _CHOICES = {
     "precision": ("auto", "fp32", "amp"),
     "device": ("auto", "cpu", "cuda"),
 }
-_WORTH_MIXING = 1_000_000
-"""Parameters from which on mixed precision pays; smaller networks are bound by launch times."""
+_WORTH_MIXING_ON_CUDA = 1_000_000
+"""Parameters from which on mixed precision pays there; smaller networks are bound by launch times."""
+_WORTH_MIXING_ON_CPU = 100_000_000
+"""Multiply-accumulates of a batch's forward pass from which on it pays on a processor that has bfloat16;
+below, converting takes what multiplying gains."""
+_TEACHER_BATCH = 128
+"""The batch for which the teacher's precision is chosen, whatever the students' batches are."""
 
 
 def retrain(request: RetrainRequest, teachers: dict[object, object]) -> RetrainResult:
@@ -44,7 +52,7 @@ def retrain(request: RetrainRequest, teachers: dict[object, object]) -> RetrainR
     """
     options = _options(request)
     device = _device(options["device"])
-    with deterministic(request.seed, request.budget.threads, device):
+    with roomy_heap(), deterministic(request.seed, request.budget.threads, device):
         try:
             return _retrain(request, teachers, options, device)
         except RuntimeError as error:  # torch's own: out of memory, no deterministic form on this device, ...
@@ -57,7 +65,8 @@ def retrain(request: RetrainRequest, teachers: dict[object, object]) -> RetrainR
 def _retrain(
     request: RetrainRequest, teachers: dict[object, object], options: dict[str, str], device: torch.device
 ) -> RetrainResult:
-    module = OnnxModule(load_model(request.model), device)
+    model = load_model(request.model)
+    module = OnnxModule(model, device)
     _check_masks(module, request.masks)
     if request.budget.epochs == 0:
         return RetrainResult(_masked(_originals(module), request.masks))
@@ -70,11 +79,13 @@ def _retrain(
             ],
         )
     _apply_masks(module, request.masks)
+    if device.type == "cpu":
+        module.use_channels_last()
     heads = loss_heads(module.graph, request.task.loss)
     few = _first_batch(request.task, max(4, 2 * (module.declared_batch or 1)))
     taps = tuple(head.tap for head in heads)
     chunk = accepted_chunk(module, few, taps)
-    teacher = _teacher(request, teachers, device) if request.ancestor is not None else None
+    teacher = _teacher(request, teachers, options["precision"], device) if request.ancestor else None
     batch_size = choose_batch_size(
         request.budget, request.task.size("train"), activation_bytes(module, few, chunk, taps)
     )
@@ -90,9 +101,11 @@ def _retrain(
         bare_and_deep=renormalization is None and is_bare_and_deep(module.graph),
     )
     objective = Objective(module, request.task.loss, teacher, settings.distill, settings.temperature)
-    if teacher is not None and objective.share > 0 and settings.augment == "none":
-        teacher.remember(request.task)
-    mixed = _is_mixed(module, options["precision"], device)
+    if teacher is not None and objective.share > 0:
+        teacher.remember(request.task, read_augmentation(settings.augment))
+    mixed = _is_mixed(model, batch_size, options["precision"], device)
+    if mixed:
+        module.use_channels_last()
     trainer = Trainer(
         module,
         objective,
@@ -104,8 +117,12 @@ def _retrain(
         chunk,
         request.seed,
         request.progress,
-        _autocast(mixed),
+        _autocast(mixed, device),
     )
+    if options["precision"] == "amp" and not mixed:
+        trainer.notes.append(
+            "mixed precision was asked for, but this processor has no bfloat16 arithmetic; float32 is used"
+        )
     if renormalization is not None:
         trainer.notes.append(
             f"normalisation was put back behind {len(renormalization.nodes)} convolutions for retraining, "
@@ -172,18 +189,34 @@ def _first_batch(task: Task, size: int) -> Batch:
     raise AdapterError(f"Task {task.name!r} has no training examples, so there is nothing to retrain on.")
 
 
-def _teacher(request: RetrainRequest, teachers: dict[object, object], device: torch.device) -> Teacher:
+def _teacher(
+    request: RetrainRequest, teachers: dict[object, object], precision: str, device: torch.device
+) -> Teacher:
     ancestor = Path(request.ancestor or "")
     found = ancestor.stat() if ancestor.exists() else None
-    key = (ancestor.absolute(), found and (found.st_mtime_ns, found.st_size), id(request.task), str(device))
+    # All that its outputs depend on.
+    key = (
+        ancestor.absolute(),
+        found and (found.st_mtime_ns, found.st_size),
+        id(request.task),
+        str(device),
+        precision,
+        torch.get_num_threads(),
+    )
     known: Any = teachers.get(key)
     if known is None:
-        module = OnnxModule(load_model(ancestor), device)
+        model = load_model(ancestor)
+        module = OnnxModule(model, device)
+        # Whether it is mixed is for the ancestor alone to say: its outputs are kept while students shrink.
+        mixed = _is_mixed(model, _TEACHER_BATCH, precision, device)
+        if mixed or device.type == "cpu":
+            module.use_channels_last()
+        teacher = Teacher(module, loss_heads(module.graph, request.task.loss), _autocast(mixed, device))
         teachers.clear()
         # The task is kept with it, so that its id stays taken.
-        teachers[key] = known = (Teacher(module, loss_heads(module.graph, request.task.loss)), request.task)
-    teacher: Teacher = known[0]
-    return teacher
+        teachers[key] = known = (teacher, request.task)
+    kept: Teacher = known[0]
+    return kept
 
 
 def _renormalize(
@@ -199,16 +232,21 @@ def _renormalize(
     return Renormalization(module, nodes, part.inputs)
 
 
-def _is_mixed(module: OnnxModule, option: str, device: torch.device) -> bool:
-    if device.type != "cuda" or option == "fp32":
+def _is_mixed(model: ir.Model, batch_size: int, option: str, device: torch.device) -> bool:
+    """Whether to compute in bfloat16, weights and what is summed up staying in float32.
+
+    A fixed rule, so that a resumed run decides alike.
+    """
+    if option == "fp32" or (device.type == "cpu" and not native_bfloat16()):
         return False
-    size = sum(parameter.numel() for parameter in module.parameters())
-    mixed = option == "amp" or size >= _WORTH_MIXING
-    if mixed:
-        module.use_channels_last()
-    return mixed
+    if option == "amp":
+        return True
+    if device.type == "cuda":
+        return stored_parameters(model) >= _WORTH_MIXING_ON_CUDA
+    macs = count(network_of(model, "the model")).macs
+    return macs is not None and macs * batch_size >= _WORTH_MIXING_ON_CPU
 
 
-def _autocast(mixed: bool) -> Callable[[], AbstractContextManager[object]]:
+def _autocast(mixed: bool, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
     # bfloat16 has float32's range, so no loss scaling is needed.
-    return partial(torch.autocast, "cuda", dtype=torch.bfloat16) if mixed else nullcontext
+    return partial(torch.autocast, device.type, dtype=torch.bfloat16) if mixed else nullcontext

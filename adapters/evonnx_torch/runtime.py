@@ -1,18 +1,63 @@
-"""Torch's process-wide settings, changed for the time of one retraining and put back."""
+"""What torch runs on, and its process-wide settings, changed for the time of one retraining and put back."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Numbers of glibc's mallopt parameters (malloc.h)."""
 
 
 def pick_device() -> torch.device:
     """CUDA where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def native_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this processor multiplies bfloat16 in hardware (AVX-512 BF16 or AMX); emulated it is slow.
+
+    Args:
+        cpuinfo: where Linux lists the processor's abilities; without it torch is asked.
+    """
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    try:
+        flags = cpuinfo.read_text(errors="replace").split()
+    except OSError:  # not Linux
+        capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()
+        flags = [name for name, given in capabilities.items() if given]
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)
+
+
+@contextmanager
+def roomy_heap() -> Iterator[None]:
+    """Let the C library keep freed blocks for the next step, where it is glibc.
+
+    By default it gives large ones back to the kernel, which has to clear every page again: tens of thousands
+    of page faults a step, most harmful with several threads.
+    """
+    try:
+        library = ctypes.CDLL(None)
+        adjust, trim = library.mallopt, library.malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library
+        yield
+        return
+    adjust(_MMAP_THRESHOLD, 2**30)
+    adjust(_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        # Where its own adaptation ends up once large blocks have been freed.
+        adjust(_MMAP_THRESHOLD, 2**25)
+        adjust(_TRIM_THRESHOLD, 2**26)
+        trim(0)
 
 
 @contextmanager
@@ -24,8 +69,7 @@ def deterministic(seed: int, threads: int | None, device: torch.device) -> Itera
     debugging: Any = torch.utils.deterministic  # its only attribute is made at run time
     before = (
         torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.get_deterministic_debug_mode(),
         torch.backends.cudnn.benchmark,
         torch.is_grad_enabled(),
         debugging.fill_uninitialized_memory,
@@ -38,7 +82,8 @@ def deterministic(seed: int, threads: int | None, device: torch.device) -> Itera
         if threads is not None and threads != before[0]:
             torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True)
+        # `use_deterministic_algorithms` does the same, but first imports torch's compiler for seconds.
+        torch.set_deterministic_debug_mode("error")
         # A debugging aid that writes all memory twice.
         debugging.fill_uninitialized_memory = False
         with torch.random.fork_rng(devices), torch.enable_grad():
@@ -47,7 +92,7 @@ def deterministic(seed: int, threads: int | None, device: torch.device) -> Itera
     finally:
         if torch.get_num_threads() != before[0]:
             torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1], warn_only=before[2])
-        torch.backends.cudnn.benchmark = before[3]
-        torch.set_grad_enabled(before[4])
-        debugging.fill_uninitialized_memory = before[5]
+        torch.set_deterministic_debug_mode(before[1])
+        torch.backends.cudnn.benchmark = before[2]
+        torch.set_grad_enabled(before[3])
+        debugging.fill_uninitialized_memory = before[4]

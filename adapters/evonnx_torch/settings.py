@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from evonnx.adapter import TrainingBudget
 from evonnx.errors import AdapterError
-from evonnx_torch.feeding import AUGMENTATIONS
+from evonnx_torch.augmentation import read_augmentation
 from evonnx_torch.optim import OPTIMIZERS, SCHEDULES
 
 _ACTIVATION_BYTES = 2**30
@@ -86,10 +86,10 @@ def resolve(
     for what, name, names in (
         ("optimizer", optimizer, OPTIMIZERS),
         ("schedule", schedule, SCHEDULES),
-        ("augmentation", augment, AUGMENTATIONS),
     ):
         if name not in names:
             raise AdapterError(f"Unknown {what} {name!r}; the torch adapter has: {', '.join(names)}.")
+    read_augmentation(augment)  # refuses what it does not know
     peak = _PEAKS[optimizer, values_only]
     # Steps are noisier with small batches; the square root keeps their variance about equal.
     usual = peak * min(1.0, actual / 128) ** 0.5

@@ -14,7 +14,8 @@ from evonnx.adapter import EpochRecord, Progress
 from evonnx.errors import AdapterError
 from evonnx.masks import Mask
 from evonnx.task import Batch, Task
-from evonnx_torch.feeding import augmented, chunks
+from evonnx_torch.augmentation import read_augmentation
+from evonnx_torch.feeding import chunks
 from evonnx_torch.module import OnnxModule
 from evonnx_torch.objective import Objective
 from evonnx_torch.optim import Average, Optimizer, Schedule, restore, snapshot
@@ -106,6 +107,7 @@ class Trainer:
         self.notes: list[str] = []
         # A task may give smaller batches than it is asked for.
         self._first = first
+        self._augmentation = read_augmentation(settings.augment)
         self._steps = max(1, -(-task.size("train") // max(1, self._first.size)))
         self._pass = min(chunk or self._first.size, self._first.size)
         module.norm.frozen = self._pass < SMALLEST_NORM_BATCH
@@ -214,7 +216,7 @@ class Trainer:
         news = max(1, self._steps // 50)
         watch = _Watch(reference)
         for step, batch in enumerate(self.task.batches("train", self.settings.batch_size, rng)):
-            watch.pending.append(self._backward(augmented(batch, self.settings.augment, rng)))
+            watch.pending.append(self._backward(batch, rng))
             optimizer.step(schedule.rate((epoch - 1) * self._steps + step) * factor)
             if average is not None:
                 average.update()
@@ -228,10 +230,12 @@ class Trainer:
         self.progress(Progress(epoch, self.settings.epochs, self._steps, self._steps, watch.mean))
         return watch.mean
 
-    def _backward(self, batch: Batch) -> Tensor:
-        """Gradients of a batch, summed over its chunks; the mean loss, detached."""
+    def _backward(self, given: Batch, rng: np.random.Generator | None = None) -> Tensor:
+        """Gradients of a batch, augmented if `rng` is given, summed over its chunks; the mean loss,
+        detached."""
+        batch, views = (given, None) if rng is None else self._augmentation(given, rng)
         loss_sum: Tensor | None = None
-        parts = list(chunks(self.module, batch, self.chunk))
+        parts = list(chunks(self.module, batch, self.chunk, given, views))
         size = sum(part.size for part in parts)
         for part in parts:
             with self.autocast():
@@ -258,7 +262,13 @@ class Trainer:
         self.module.train()
         state = snapshot(self._state())
         with torch.random.fork_rng(devices=[]):
-            self._backward(self._first)
+            try:
+                self._backward(self._first)
+            except (AdapterError, RuntimeError) as error:
+                if self.autocast is nullcontext:
+                    raise
+                self._leave_mixed_precision(error)
+                self._backward(self._first)
         restore(self._state(), state)
         trained = {name: tensor for name, tensor in candidates.items() if tensor.grad is not None}
         for tensor in (*candidates.values(), *self.module.weights.values()):
@@ -269,11 +279,24 @@ class Trainer:
             )
         return trained, self.module.roles.decayed
 
+    def _leave_mixed_precision(self, error: Exception) -> None:
+        """Some operators take no mix of types."""
+        self.autocast = nullcontext
+        self.module.forget_programs()
+        for tensor in self._state().values():
+            tensor.grad = None
+        self.notes.append(
+            f"mixed precision does not work for this model ({str(error).splitlines()[0]}); float32 is used"
+        )
+
     def _mask(self, name: str) -> Tensor | None:
         mask = self.masks.get(name)
         if mask is None or mask.all():
             return None
-        return torch.from_numpy(np.asarray(mask, dtype=np.float32)).to(self.module.device)
+        # Laid out like the weight that it is multiplied with.
+        return self.module.laid_out(
+            torch.from_numpy(np.asarray(mask, dtype=np.float32)).to(self.module.device)
+        )
 
     def _state(self) -> dict[str, Tensor]:
         """Everything that training changes."""
@@ -312,7 +335,7 @@ class Trainer:
         for batch in self._batches(_STATISTICS_BATCHES, shuffled=True):
             for part in chunks(self.module, batch, self.chunk):
                 if 2 * part.size >= self._pass:
-                    with self.autocast():
-                        self.module(part.inputs, self.objective.taps)
+                    # In float32, which is what ships.
+                    self.module(part.inputs, self.objective.taps)
                     norm.cumulative += 1
         norm.cumulative = None
