@@ -41,7 +41,7 @@ def test_the_built_in_ones_come_in_by_the_same_door():
     assert {"cluster-driven", "synaptic", "adaptive"} <= set(plugins.encodings())
     assert "synapses" in plugins.environment_factors()
     assert "convolution" in plugins.dependency_rules()
-    assert {"classification", "distillation"} <= set(plugins.tasks())
+    assert {"classification", "detection", "distillation"} <= set(plugins.tasks())
 
 
 @pytest.mark.parametrize("kind", KINDS)
