@@ -33,7 +33,8 @@ from sample_training import Training, accuracy, shifted, train  # noqa: E402
 from evonnx.evaluation import evaluate  # noqa: E402
 from evonnx.network import load_network  # noqa: E402
 from evonnx.sessions import make_session  # noqa: E402
-from evonnx.tasks import load_task  # noqa: E402
+from evonnx.tasks import load_task, read_task_file  # noqa: E402
+from evonnx_torch.augmentation import read_augmentation  # noqa: E402
 
 TINY = ["--validation", "8", "--epochs", "1", "--threads", "1"]
 
@@ -98,6 +99,7 @@ def test_scripts_train_and_export(name, model, options, data, tmp_path, capsys):
     out = tmp_path / "out"
     script(name).main(["--out", str(out), *TINY, *options])
     task = load_task(out / f"{model}.toml", load_network(out / f"{model}.onnx"))
+    assert read_augmentation(read_task_file(out / f"{model}.toml").retrain["augment"]).reach >= 2
     assert [task.size(split) for split in ("train", "validation", "test")] == [32, 8, 20]
     printed = float(re.search(r"test +([\d.]+)%", capsys.readouterr().out)[1])
     found = evaluate(out / f"{model}.onnx", task, "test", threads=1).value
