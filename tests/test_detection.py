@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -156,8 +158,14 @@ def test_boxes_count_exactly_where_objects_are(case):
     grid, boxes, kinds = case
     targets = make_targets(grid, boxes, kinds)
     covered = targets.coverage.max(axis=0, keepdims=True) if grid.shared else targets.coverage
-    np.testing.assert_array_equal(targets.box_weights, np.repeat(covered, 4, axis=0))
+    np.testing.assert_array_equal(targets.box_weights > 0, np.repeat(covered, 4, axis=0) > 0)
     assert not targets.boxes[targets.box_weights == 0].any()
+    # Every object counts alike: its sides' weights times their lengths add up to twice the stride per axis.
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1)
+    wanted = sum(2 * grid.stride / side for pair in sides for side in pair)
+    assert targets.box_weights.sum() == pytest.approx(wanted, rel=1e-4)
+    every_cell = make_targets(replace(grid, per_object=False), boxes, kinds)
+    np.testing.assert_array_equal(every_cell.box_weights, targets.box_weights > 0)
     assert targets.coverage_weights.all()
 
 
@@ -387,6 +395,7 @@ def test_images_of_a_size_that_the_graph_leaves_open(tmp_path):
         (("box_scale = 8", "stride = 7"), "stride = 7 does not divide images of 32 x 48"),
         (("box_scale = 8", "least = 0"), "least must be a whole number"),
         (("box_scale = 8", "average = 1"), "average must be true or false"),
+        (("box_scale = 8", 'per_object = "yes"'), "per_object must be true or false"),
         (("box_scale = 8", 'coverage = "y"'), "coverage must be one of coverage, boxes"),
         (("box_scale = 8", 'coverage = "boxes"'), "are the same output"),
         (("box_scale = 8", 'box_loss = "l2"'), "box_loss must be one of l1, mse"),

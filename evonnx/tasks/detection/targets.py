@@ -39,6 +39,8 @@ class Grid:
     """Pixels that a box output of 1 stands for."""
     shrink: float = 0.5
     """Part of a box's width and height in which cells belong to it."""
+    per_object: bool = True
+    """Whether every object counts alike in the boxes' loss, or every cell."""
 
     @property
     def size(self) -> NDArray[np.float64]:
@@ -63,7 +65,8 @@ class Targets:
     boxes: Floats
     """(4 or 4 * classes, rows, columns); 0 where nothing is."""
     box_weights: Floats
-    """Like `boxes`: 1 where an object covers the cell, else 0."""
+    """Like `boxes`: above 0 where an object covers the cell, else 0. With `Grid.per_object` every object
+    counts alike however large it is: stride / its width (x1, x2) or height (y1, y2) / its number of cells."""
 
 
 def make_targets(grid: Grid, boxes: Boxes, classes: NDArray[np.int64]) -> Targets:
@@ -79,7 +82,7 @@ def make_targets(grid: Grid, boxes: Boxes, classes: NDArray[np.int64]) -> Target
     coverage_weights = np.ones_like(coverage)
     box_channels = 1 if grid.shared else grid.classes
     offsets = np.zeros((box_channels, *shape, 4))
-    covered = np.zeros((box_channels, *shape), np.bool_)
+    owners = np.full((box_channels, *shape), -1, np.int64)
     centres = grid.centres
     for box in boxes[classes < 0]:
         coverage_weights[:, _cells_of(grid, box, 1.0)] = 0
@@ -92,10 +95,21 @@ def make_targets(grid: Grid, boxes: Boxes, classes: NDArray[np.int64]) -> Target
         coverage_weights[kind, cells] = 1
         slot = 0 if grid.shared else kind
         offsets[slot, cells] = (box - centres[cells]) / grid.scale
-        covered[slot, cells] = True
+        owners[slot, cells] = index
     channels = offsets.transpose(0, 3, 1, 2).reshape(-1, *shape)
-    weights = np.repeat(covered, 4, axis=0)
+    weights = _box_weights(grid, owners, boxes).transpose(0, 3, 1, 2).reshape(-1, *shape)
     return Targets(coverage, coverage_weights, channels.astype(np.float32), weights.astype(np.float32))
+
+
+def _box_weights(grid: Grid, owners: NDArray[np.int64], boxes: Boxes) -> NDArray[np.float64]:
+    """(slots, rows, columns, 4): what each cell's box counts, from the object that owns it (-1: none)."""
+    weights = np.repeat((owners >= 0).astype(np.float64)[..., None], 4, axis=-1)
+    if grid.per_object:
+        for index in np.unique(owners[owners >= 0]):
+            cells = owners == index
+            sides = np.tile(boxes[index, 2:] - boxes[index, :2], 2)
+            weights[cells] = grid.stride / np.maximum(sides, 1.0) / int(cells.sum())
+    return weights
 
 
 def _cells_of(grid: Grid, box: Boxes, shrink: float) -> NDArray[np.bool_]:

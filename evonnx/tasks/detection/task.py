@@ -29,7 +29,7 @@ KEYS = (
     *("validation_share", "seed", "scale", "mean", "std", "size"),
     *("class_names", "ignore", "min_height"),
     *("coverage", "boxes", "stride", "box_scale", "shrink"),
-    *("coverage_loss", "coverage_weight", "box_loss", "box_weight", "positive_weight"),
+    *("coverage_loss", "coverage_weight", "box_loss", "box_weight", "positive_weight", "per_object"),
     *("metric", "iou", "threshold", "cluster_iou", "average", "least"),
 )
 """Keys of [task], beside `kind`."""
@@ -57,8 +57,8 @@ class DetectionTask:
     grid], `box_scale` [1: pixels], `shrink` [0.5].
 
     loss: `coverage_loss` ["mse"] or "bce", `box_loss` ["l1"] or "mse", with `coverage_weight` and
-    `box_weight` [1]; boxes count only where an object covers the cell, and such cells count
-    `positive_weight` [1] times in the coverage.
+    `box_weight` [1]; cells that hold an object count `positive_weight` [1] times in the coverage, and only
+    they count in the boxes: with `per_object` [true] large and small objects alike, see `targets.Targets`.
 
     score: `metric` ["f1"] or "map"; `iou` [0.5] that makes a detection right; `threshold` [0.5] on coverage;
     `cluster_iou` [0.5], `average` [true] and `least` [1], see `decoding.Clustering`.
@@ -121,11 +121,10 @@ class DetectionTask:
         self.metric = Metric(score, higher_is_better=True, scale=1.0, unit="%")
         self._iou = number("iou", 0.5, 0.01, 1.0)
         self._threshold = number("threshold", 0.5, -1e9, 1e9)
-        average = settings.table.get("average", True)
-        if not isinstance(average, bool):
-            raise settings.wrong("average", "true or false")
         self._clustering = Clustering(
-            number("cluster_iou", 0.5, 0.01, 1.0), average, settings.integer("least", 1) or 1
+            number("cluster_iou", 0.5, 0.01, 1.0),
+            _flag(settings, "average", True),
+            settings.integer("least", 1) or 1,
         )
 
     def _read(
@@ -317,7 +316,15 @@ def _grid(
         shared=box_shape[1] == 4,
         scale=1.0 if scale is None else float(scale),
         shrink=0.5 if shrink is None else float(shrink),
+        per_object=_flag(settings, "per_object", True),
     )
+
+
+def _flag(settings: Settings, key: str, default: bool) -> bool:
+    value = settings.table.get(key, default)
+    if not isinstance(value, bool):
+        raise settings.wrong(key, "true or false")
+    return value
 
 
 def _shown(shape: Any) -> str:
