@@ -212,6 +212,9 @@ def clip(call: Call) -> Emit:
         low, high = (None if bound is None else int(bound) for bound in (low, high))
     if low is None and high is None:
         return call.emit(lambda x: x, 0)
+    if low is not None and high is not None and call.example(0).is_floating_point() and low < high:
+        # The same with a gradient that is several times faster (and 0 at the bounds themselves).
+        return call.emit(lambda x: F.hardtanh(x, low, high), 0)
     return call.emit(lambda x: torch.clamp(x, low, high), 0)
 
 
