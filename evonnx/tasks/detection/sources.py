@@ -13,7 +13,6 @@ KITTI image must have one.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,8 +143,3 @@ def _pillow() -> Any:
             "Reading images needs Pillow, which is not installed: `pip install 'evonnx[images]'`."
         ) from error
     return Image
-
-
-def count_objects(objects: Sequence[Objects]) -> int:
-    """Objects that count, regions to ignore left out."""
-    return sum(int((one.classes >= 0).sum()) for one in objects)

@@ -19,7 +19,7 @@ from evonnx.tasks._splits import DEFAULT_SHARE, Part, complete, describe_parts
 from evonnx.tasks.detection.decoding import Clustering, decode
 from evonnx.tasks.detection.labels import Objects, Vocabulary
 from evonnx.tasks.detection.metrics import DetectionMetrics, Truth
-from evonnx.tasks.detection.sources import Scenes, count_objects, read_scenes
+from evonnx.tasks.detection.sources import Scenes, read_scenes
 from evonnx.tasks.detection.targets import Grid, make_targets
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -150,7 +150,10 @@ class DetectionTask:
     def describe(self) -> str:
         """One line: splits with files, sizes and objects, grid, loss and metric."""
         grid = self._grid
-        counts = {split: count_objects(self._of_part(part)) for split, part in self._parts.items()}
+        counts = {
+            split: sum(int((self._in_pixels(one)[1] >= 0).sum()) for one in self._of_part(part))
+            for split, part in self._parts.items()
+        }
         objects = ", ".join(f"{counts[split]} in {split}" for split in SPLITS if split in counts)
         terms = " + ".join(f"{term.weight:g} x {term.kind} of {term.output!r}" for term in self.loss.terms)
         return (
