@@ -36,6 +36,8 @@ _SMALL_PASS = 32
 _ACTIVATION_BYTES = 2**30
 """Most activations of one such pass. Its size depends on the ancestor alone, never on the student."""
 
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+
 Outputs = tuple[Tensor, ...]
 """One tensor per head."""
 
@@ -220,8 +222,8 @@ class _Store:
 def _keys(arrays: Mapping[str, Array], size: int) -> list[int] | None:
     """A content key of 64 bits per example, None where an input has no batch axis of that size.
 
-    Words are mixed, multiplied by odd numbers of their place, and added; one wrong match among a million
-    examples has a chance of about 3e-8.
+    Each word is multiplied by an odd number of its place, its halves are mixed, and all are added: a change
+    of one word always shows, and one wrong match among a million examples has a chance of about 3e-8.
     """
     total = np.zeros(size, np.uint64)
     for array in arrays.values():
@@ -231,18 +233,15 @@ def _keys(arrays: Mapping[str, Array], size: int) -> list[int] | None:
         if rest := -octets.shape[1] % 8:
             octets = np.pad(octets, ((0, 0), (0, rest)))
         words = octets.view(np.uint64)
-        first, second = _factors(words.shape[1])
-        mixed = words ^ (words >> np.uint64(29))
-        mixed *= first
+        mixed = words * _factors(words.shape[1])
         mixed ^= mixed >> np.uint64(32)
-        mixed *= second
-        total = total * np.uint64(0x9E3779B97F4A7C15) + mixed.sum(1, dtype=np.uint64)
+        total = total * _ODD + mixed.sum(1, dtype=np.uint64)
     keys: list[int] = total.tolist()
     return keys
 
 
 @functools.lru_cache(maxsize=4)
 def _factors(count: int) -> NDArray[np.uint64]:
-    """Two odd numbers for each place of an example: shape (2, count)."""
-    drawn = np.random.default_rng(0).integers(0, 2**63, (2, count), dtype=np.uint64)
+    """An odd number for each place of an example."""
+    drawn = np.random.default_rng(0).integers(0, 2**63, count, dtype=np.uint64)
     return drawn * np.uint64(2) + np.uint64(1)
