@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-all lint setup clean sample-lenet5-mnist sample-lenet5-stl10 sample-alexnet sample-resnet56
+.PHONY: demo test test-all lint setup clean sample-lenet5-mnist sample-lenet5-stl10 sample-alexnet sample-resnet56 sample-detectnet
 
 setup: $(VENV)/.installed
 
@@ -32,6 +32,10 @@ sample-alexnet: setup
 # TRAIN="--weights FILE.npz" takes trained weights instead of training.
 sample-resnet56: setup
 	$(SAMPLE) resnet56_cifar10 resnet56 --gens 5 --target 0.1 --epochs 4 --recovery-epochs 20
+
+# The ancestor is trained on CPU cores, at a quarter of GoogLeNet's width.
+sample-detectnet: setup
+	$(SAMPLE) detectnet_kitti detectnet --gens 5 --target 0.095 --epochs 3 --recovery-epochs 35 --screen 8 --max-drop 0.3
 
 lint: setup
 	$(BIN)/ruff check .
