@@ -107,6 +107,44 @@ class Adapter(Protocol):
         ...
 
 
+@runtime_checkable
+class MeasuresSensitivities(Protocol):
+    """An adapter that can also say how much the model's answers depend on each weight. Optional: encodings
+    that read strengths from gradients need it."""
+
+    name: str
+
+    def sensitivities(self, request: RetrainRequest) -> Mapping[str, Array]:
+        """E[(w dL/dw)^2] over batches of training data, the model as it is, for every tensor in the masks.
+
+        L is the negative log-likelihood of targets drawn from the model's own answers, so that no labels are
+        needed. Shapes are the tensors' own; values are finite and not negative.
+
+        Raises:
+            AdapterError: the gradients cannot be measured.
+        """
+        ...
+
+
+def check_sensitivities(masks: Masks, found: Mapping[str, Array], adapter_name: str) -> None:
+    """Hold an adapter to `MeasuresSensitivities`.
+
+    Raises:
+        AdapterError: a tensor is missing, has another shape, or holds values that are negative or not finite.
+    """
+    for name, mask in masks.items():
+        if name not in found or found[name].shape != mask.shape:
+            shape = f"shape {list(found[name].shape)}" if name in found else "nothing"
+            raise AdapterError(
+                f"Adapter {adapter_name!r} measured {shape} for {name!r}; its shape is {list(mask.shape)}."
+            )
+        values = np.asarray(found[name], dtype=np.float64)
+        if not np.all(np.isfinite(values) & (values >= 0)):
+            raise AdapterError(
+                f"Adapter {adapter_name!r} measured negative or not finite sensitivities for {name!r}."
+            )
+
+
 def check_result(
     initializers: Mapping[str, Array], masks: Masks, result: RetrainResult, adapter_name: str
 ) -> None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from evonnx.clusters import Clusters, Granularity
 from evonnx.errors import EvonnxError, ModelError
 from evonnx.masks import Mask, Masks
-from evonnx.network import Network
+from evonnx.network import Array, Network
 
 Floats = NDArray[np.float32]
 Levels = Literal["both", "clusters", "synapses"]
@@ -85,6 +85,9 @@ class Parent:
     clusters: Clusters
     masks: Masks | None = None
     """In stored layout; synapses to treat as dead though their weight is not zero. None: none."""
+    sensitivities: Mapping[str, Array] | None = None
+    """In stored layout, by weight name: what an adapter measured (`evonnx.adapter.MeasuresSensitivities`).
+    None: nothing was measured."""
 
     @cached_property
     def census(self) -> Census:
@@ -193,6 +196,11 @@ def _sum_by_cluster(clusters: NDArray[np.int64], sums: NDArray[np.floating]) -> 
     return MemberSums(distinct, totals.astype(np.float64, copy=False))
 
 
+def needs_gradients(encoding: Encoding) -> bool:
+    """Whether an encoding's strength is read from gradients, which only an adapter can measure."""
+    return bool(getattr(encoding.strength, "from_gradients", False))
+
+
 Trait = Callable[[Block], Floats]
 """x of every synapse in a block: shape (R, I, K), in [0, 1]. What it says of dead synapses is not looked
 at."""
@@ -226,7 +234,8 @@ class Strength(Protocol):
         ...
 
     def express(self, parent: Parent, truncation: float) -> Expression:
-        """Measure synapses and clusters.
+        """Measure synapses and clusters. A strength that reads `parent.sensitivities` has a true attribute
+        `from_gradients`.
 
         Args:
             parent: the network and its clusters.
@@ -346,7 +355,13 @@ class Genome:
         return np.concatenate(list(parts))
 
 
-def encode(network: Network, clusters: Clusters, encoding: Encoding, masks: Masks | None = None) -> Genome:
+def encode(
+    network: Network,
+    clusters: Clusters,
+    encoding: Encoding,
+    masks: Masks | None = None,
+    sensitivities: Mapping[str, Array] | None = None,
+) -> Genome:
     """Read the genome of a parent.
 
     Args:
@@ -354,11 +369,12 @@ def encode(network: Network, clusters: Clusters, encoding: Encoding, masks: Mask
         clusters: from `find_clusters` on the same network.
         encoding: its parts.
         masks: further synapses to treat as dead, by weight name, in stored layout.
+        sensitivities: for strengths that need gradients (`needs_gradients`).
 
     Raises:
         ModelError: there is nothing to inherit: no live synapse, or weights that are not finite.
     """
-    parent = Parent(network, clusters, masks)
+    parent = Parent(network, clusters, masks, sensitivities)
     if sum(parent.census.layers.values()) == 0:
         raise ModelError(
             f"{network.source} has no live synapse to inherit: every prunable weight is zero, or there is "

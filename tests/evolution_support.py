@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from evonnx.adapter import RetrainRequest
+from evonnx.encodings import first_order
 from evonnx.evolution import EvolveOptions, Pressure, Retraining, Selection, evolve
 from evonnx.masks import live_masks
 from evonnx.network import load_network
 from evonnx.run_store import load_tensors
-from evonnx.testing import tiny_classifier
+from evonnx.testing import ToyAdapter, tiny_classifier
 from evonnx.testing.models import example_images
 
 TASK = """
@@ -38,6 +41,15 @@ def write_case(folder: Path, test_labels_shift: int = 0) -> Path:
     return folder / "model.onnx"
 
 
+class MeasuringToy(ToyAdapter):
+    """The toy adapter, with squared weights for sensitivities."""
+
+    def sensitivities(self, request: RetrainRequest) -> dict[str, np.ndarray]:
+        network = load_network(request.model)
+        return {name: np.square(network.array(name)) for name in request.masks}
+
+
+certain = replace(first_order, cluster_selectivity=0.001, synapse_selectivity=0.001)
 PRESSURES = ("target", "budget", "best_effort", "encoding", "levels")
 
 

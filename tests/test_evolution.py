@@ -249,6 +249,22 @@ def test_an_adapter_that_breaks_its_contract_writes_nothing(case, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_strengths_come_from_the_adapters_gradients(case, tmp_path):
+    model, _, _ = case
+    asked = {"encoding": "evolution_support:certain", "levels": "synapses", "generations": 1, "epochs": 0}
+    document = run(model, tmp_path / "run", adapter="evolution_support:MeasuringToy", screen=1, **asked)
+    # Squared weights, ranked over the network with nothing left to chance: magnitude pruning.
+    live = in_ancestor_coordinates(tmp_path / "run" / "gen-01" / "masked.onnx", model)
+    arrays = {name: np.abs(load_network(model).array(name)) for name in live}
+    kept = np.concatenate([arrays[name][mask] for name, mask in live.items()])
+    dropped = np.concatenate([arrays[name][~mask] for name, mask in live.items()])
+    assert document["generations"][0]["achieved"] <= 0.7
+    assert np.quantile(dropped, 0.9) < kept.min() * 1.01
+    with pytest.raises(AdapterError, match="measures no gradients"):
+        run(model, tmp_path / "other", **asked)
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_observer_hears_every_generation(case, tmp_path):
     model, _, _ = case
     heard: list[str] = []

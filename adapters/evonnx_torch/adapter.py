@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from evonnx.adapter import RetrainRequest, RetrainResult
 from evonnx.errors import AdapterError
+from evonnx.network import Array
 
 
 class TorchAdapter:
@@ -28,13 +32,27 @@ class TorchAdapter:
             AdapterError: PyTorch is not installed, an operator is unknown, the loss cannot be computed, or
                 training diverges at every rate tried.
         """
-        try:
-            # torch takes seconds to import; listing plugins must not.
-            from evonnx_torch.retraining import retrain
-        except ModuleNotFoundError as error:
-            if (error.name or "").split(".")[0] != "torch":
-                raise
-            raise AdapterError(
-                "The torch adapter needs PyTorch, which is not installed: `pip install 'evonnx[torch]'`."
-            ) from error
-        return retrain(request, self._teachers)
+        result: RetrainResult = _retraining().retrain(request, self._teachers)
+        return result
+
+    def sensitivities(self, request: RetrainRequest) -> Mapping[str, Array]:
+        """Measure how much the model's answers depend on each weight.
+
+        Raises:
+            AdapterError: PyTorch is not installed, an operator is unknown, or there is nothing to measure.
+        """
+        found: Mapping[str, Array] = _retraining().sensitivities(request)
+        return found
+
+
+def _retraining() -> Any:
+    """The module that does the work. torch takes seconds to import; listing plugins must not."""
+    try:
+        from evonnx_torch import retraining
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "torch":
+            raise
+        raise AdapterError(
+            "The torch adapter needs PyTorch, which is not installed: `pip install 'evonnx[torch]'`."
+        ) from error
+    return retraining

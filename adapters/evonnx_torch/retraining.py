@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from evonnx.resources import count
 from evonnx.task import Batch, Task
 from evonnx_torch.augmentation import read_augmentation
 from evonnx_torch.feeding import accepted_chunk, activation_bytes, chunks
+from evonnx_torch.heads import Head
 from evonnx_torch.module import OnnxModule
 from evonnx_torch.objective import Objective, loss_heads
 from evonnx_torch.renormalize import Renormalization, is_bare_and_deep, wanted
 from evonnx_torch.runtime import deterministic, native_bfloat16, pick_device, roomy_heap
+from evonnx_torch.sensitivity import measure
 from evonnx_torch.settings import choose_batch_size, resolve
 from evonnx_torch.teacher import Teacher
 from evonnx_torch.training import SMALLEST_NORM_BATCH, Trainer
@@ -52,14 +54,51 @@ def retrain(request: RetrainRequest, teachers: dict[object, object]) -> RetrainR
     """
     options = _options(request)
     device = _device(options["device"])
+    with _running(request, device):
+        return _retrain(request, teachers, options, device)
+
+
+def sensitivities(request: RetrainRequest) -> dict[str, Array]:
+    """See `evonnx.adapter.MeasuresSensitivities`. In float32: squares of small gradients need its range."""
+    device = _device(_options(request)["device"])
+    with _running(request, device):
+        module = OnnxModule(load_model(request.model), device)
+        _check_masks(module, request.masks)
+        heads, chunk, batch_size = _fitted(module, request, device)
+        temperature = 4.0 if request.budget.temperature is None else request.budget.temperature
+        return measure(module, heads, request, batch_size, chunk, temperature)
+
+
+@contextmanager
+def _running(request: RetrainRequest, device: torch.device) -> Iterator[None]:
+    """Deterministic, with torch's own errors told as an adapter's."""
     with roomy_heap(), deterministic(request.seed, request.budget.threads, device):
         try:
-            return _retrain(request, teachers, options, device)
+            yield
         except RuntimeError as error:  # torch's own: out of memory, no deterministic form on this device, ...
             raise AdapterError(
-                f"PyTorch failed while retraining {request.model.name}: {str(error).splitlines()[0]} "
+                f"PyTorch failed on {request.model.name}: {str(error).splitlines()[0]} "
                 "Try a smaller batch size, or `device=cpu`."
             ) from error
+
+
+def _fitted(
+    module: OnnxModule, request: RetrainRequest, device: torch.device
+) -> tuple[tuple[Head, ...], int | None, int]:
+    """Mask the module and find what its loss reads, its largest forward pass and its batch size."""
+    _apply_masks(module, request.masks)
+    if device.type == "cpu":
+        module.use_channels_last()
+    heads = loss_heads(module.graph, request.task.loss)
+    few = _first_batch(request.task, max(4, 2 * (module.declared_batch or 1)))
+    taps = tuple(head.tap for head in heads)
+    chunk = accepted_chunk(module, few, taps)
+    examples = request.task.size("train")
+    return (
+        heads,
+        chunk,
+        choose_batch_size(request.budget, examples, activation_bytes(module, few, chunk, taps)),
+    )
 
 
 def _retrain(
@@ -78,17 +117,8 @@ def _retrain(
                 "leaves as they are; give the model before quantisation to retrain"
             ],
         )
-    _apply_masks(module, request.masks)
-    if device.type == "cpu":
-        module.use_channels_last()
-    heads = loss_heads(module.graph, request.task.loss)
-    few = _first_batch(request.task, max(4, 2 * (module.declared_batch or 1)))
-    taps = tuple(head.tap for head in heads)
-    chunk = accepted_chunk(module, few, taps)
+    heads, chunk, batch_size = _fitted(module, request, device)
     teacher = _teacher(request, teachers, options["precision"], device) if request.ancestor else None
-    batch_size = choose_batch_size(
-        request.budget, request.task.size("train"), activation_bytes(module, few, chunk, taps)
-    )
     renormalization = _renormalize(module, request, options["renormalize"], batch_size, chunk)
     # A task may give smaller batches than it is asked for.
     first = _first_batch(request.task, batch_size)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
+from evonnx.encodings.first_order import FirstOrder
 from evonnx.encodings.layer_adaptive import LayerAdaptive
 from evonnx.encodings.magnitude import Magnitude
 from evonnx.genome import Encoding
@@ -25,3 +27,7 @@ adaptive: Final = Encoding(
 )
 """Our default: LAMP ranks over all layers, T = 0.1, one factor for the network, removable channels as
 clusters."""
+
+first_order: Final = replace(adaptive, strength=FirstOrder())
+"""As the default, with strengths from the adapter's gradients: what goes first is what the model's answers
+depend on least."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +21,10 @@ from evonnx.evolution.budgeting import Budgeting
 from evonnx.evolution.judging import Judge, score_columns
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.retraining import Trainer
-from evonnx.genome import Encoding, encode
+from evonnx.genome import Encoding, encode, needs_gradients
 from evonnx.masking import apply_masks
 from evonnx.masks import Masks
-from evonnx.network import Network, load_network
+from evonnx.network import Array, Network, load_network
 from evonnx.onnx_io import save_model
 from evonnx.resources import Resources, count
 from evonnx.run_store import (
@@ -123,6 +123,8 @@ class Brood:
     """The parent."""
     coupling: Coupling
     budget: Budget
+    sensitivities: Mapping[str, Array] | None
+    """Of the parent, where the encoding needs them."""
     watch: Stopwatch
 
 
@@ -208,7 +210,7 @@ def draw(brood: Brood, seeds: np.random.SeedSequence) -> list[Sample]:
     solution = solve(
         brood.network,
         brood.coupling,
-        encode(brood.network, clusters, encoding),
+        encode(brood.network, clusters, encoding, sensitivities=brood.sensitivities),
         brood.budget,
         best_effort=options.pressure.best_effort,
         align=brood.setting.align,
@@ -257,8 +259,14 @@ def make_generation(
     setting.observer.stage(generation, "sampling")
     network = load_network(parents[0].model, options.input_shapes)
     budget = setting.budgeting.bound(network, generation)
-    brood = Brood(setting, generation, network, analyse(network), budget, watch)
     sampling, training = seeds.spawn(2)
+    sensitivities = None
+    if needs_gradients(setting.encoding):
+        setting.observer.stage(generation, "measuring gradients")
+        seed = int(sampling.generate_state(1)[0])
+        with watch.timing("retrain"):
+            sensitivities = setting.trainer.sensitivities(network, parents[0].model, setting.training, seed)
+    brood = Brood(setting, generation, network, analyse(network), budget, sensitivities, watch)
     samples = draw(brood, sampling)
     best = select(setting.judge.metric, list(rear(brood, samples, training, folder)), folder)
     with watch.timing("evaluate"):

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evonnx.adapter import Adapter, Progress, RetrainRequest, TrainingBudget, check_result
+from evonnx.adapter import (
+    Adapter,
+    MeasuresSensitivities,
+    Progress,
+    RetrainRequest,
+    TrainingBudget,
+    check_result,
+    check_sensitivities,
+)
+from evonnx.errors import AdapterError
 from evonnx.masks import live_masks
-from evonnx.network import network_of
+from evonnx.network import Array, Network, network_of
 from evonnx.onnx_io import initializer_arrays, load_model, set_array
 from evonnx.steps import write_checked
 from evonnx.task import Task
@@ -64,3 +73,24 @@ class Trainer:
             for record in result.history
         ]
         return {"history": history, "notes": list(result.notes)}
+
+    def sensitivities(
+        self, network: Network, model: Path, budget: TrainingBudget, seed: int
+    ) -> Mapping[str, Array]:
+        """How much the model at `model`, read as `network`, depends on each of its weights.
+
+        Raises:
+            AdapterError: the adapter cannot measure that, failed, or broke its contract.
+        """
+        if not isinstance(self.adapter, MeasuresSensitivities):
+            raise AdapterError(
+                f"Adapter {self.adapter.name!r} measures no gradients, which the encoding needs. Choose an "
+                "encoding that reads weights, such as adaptive, or the torch adapter."
+            )
+        masks = live_masks(network)
+        request = RetrainRequest(
+            model=model, masks=masks, task=self.task, budget=budget, seed=seed, options=self.options
+        )
+        found = self.adapter.sensitivities(request)
+        check_sensitivities(masks, found, self.adapter.name)
+        return found

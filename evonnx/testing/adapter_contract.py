@@ -13,7 +13,16 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from evonnx.adapter import Adapter, Progress, RetrainRequest, RetrainResult, TrainingBudget, check_result
+from evonnx.adapter import (
+    Adapter,
+    MeasuresSensitivities,
+    Progress,
+    RetrainRequest,
+    RetrainResult,
+    TrainingBudget,
+    check_result,
+    check_sensitivities,
+)
 from evonnx.errors import AdapterError
 from evonnx.masks import Masks
 from evonnx.network import Array
@@ -147,6 +156,22 @@ class AdapterContract:
         result = adapter.retrain(request_for(epochs=2, task=task, ancestor=ancestor))
         check_result(_arrays(model), masks, result, adapter.name)
         assert len(result.history) == 2
+
+    def test_sensitivities_are_measured(
+        self, adapter: Adapter, request_for: Any, model: Path, masks: Masks
+    ) -> None:
+        """Where the adapter measures them: every masked tensor, dead synapses 0, a seed's always the same."""
+        if not isinstance(adapter, MeasuresSensitivities):
+            pytest.skip("the adapter measures no gradients")
+        before = model.read_bytes()
+        found, again, other = (adapter.sensitivities(request_for(seed=seed)) for seed in (1, 1, 2))
+        check_sensitivities(masks, found, adapter.name)
+        for name, mask in masks.items():
+            assert not np.any(found[name][~mask])
+            assert np.any(found[name][mask] != 0)
+            np.testing.assert_array_equal(found[name], again[name])
+            assert not np.array_equal(found[name], other[name])
+        assert model.read_bytes() == before
 
     def test_unknown_operators_are_refused(self, adapter: Adapter, request_for: Any, tmp_path: Path) -> None:
         """A model that the framework cannot run is an AdapterError, not a crash."""

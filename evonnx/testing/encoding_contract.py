@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from evonnx.clusters import Granularity, find_clusters
 from evonnx.dependency import analyse
-from evonnx.genome import Encoding, Genome, encode
+from evonnx.genome import Encoding, Genome, encode, needs_gradients
 from evonnx.masks import Masks, live_masks
 from evonnx.network import Network, load_network
 from evonnx.testing.models import save, tiny_classifier
@@ -85,7 +85,11 @@ class EncodingContract:
 
 
 def _genome(network: Network, encoding: Encoding, masks: Masks | None = None) -> Genome:
-    return encode(network, find_clusters(network, analyse(network), encoding.granularity), encoding, masks)
+    clusters = find_clusters(network, analyse(network), encoding.granularity)
+    measured = None
+    if needs_gradients(encoding):
+        measured = {name: np.square(network.array(name), dtype=np.float32) for name in network.weights}
+    return encode(network, clusters, encoding, masks, measured)
 
 
 def _half(network: Network) -> dict[str, NDArray[np.bool_]]:

@@ -1,0 +1,158 @@
+"""Strengths as ranks among all live synapses, from a measure of each synapse.
+
+Measures are compared by the leading bits of their float32 pattern (sign, exponent, 11 bits of mantissa; exact
+for float16 and bfloat16), whose order is their own. So everything is done on short tables per layer: a
+census, scores, ranks, and a look-up from bits to x. Measures that agree to 11 bits (0.05%) share one score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evonnx.encodings._base import not_finite
+from evonnx.genome import Block, Expression, Floats, Parent
+
+_DROPPED_BITS = 12
+_NOT_FINITE = int(np.float32(np.inf).view(np.uint32)) >> _DROPPED_BITS
+"""Code of infinity; those of NaN are larger."""
+_EXACT_RANKS = 1 << 20
+
+Read = Callable[[Block], Floats]
+"""A measure of each synapse of a block, not negative: shape (R, I, K), float32."""
+Scores = NDArray[np.float64]
+
+
+def _codes(measures: Floats) -> NDArray[np.uint32]:
+    """Leading bits, in the order of the measures."""
+    return np.ascontiguousarray(measures, dtype=np.float32).view(np.uint32) >> np.uint32(_DROPPED_BITS)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A value by the leading bits of a measure."""
+
+    first: int
+    """Smallest code in the table."""
+    values: Floats
+    read: Read
+
+    def __call__(self, block: Block) -> Floats:
+        """Shape (R, I, K); whatever stands at the table's nearer end for codes outside it."""
+        codes = _codes(self.read(block))
+        # Codes below the first are dead synapses: differences wrap round and are clipped to the far end.
+        return np.take(self.values, codes - np.uint32(self.first), mode="clip")
+
+    def through(self, function: Callable[[Floats], Floats]) -> Lookup:
+        """The look-up of a function of the values."""
+        return replace(self, values=function(self.values))
+
+
+@dataclass(frozen=True)
+class Census:
+    """How many live synapses of a layer have each code."""
+
+    first: int
+    counts: NDArray[np.int64]
+    read: Read
+
+    def measures(self) -> Scores:
+        """The measure of each code of the table, rounded down to it."""
+        codes = np.arange(self.first, self.first + len(self.counts), dtype=np.uint32)
+        return (codes << np.uint32(_DROPPED_BITS)).view(np.float32).astype(np.float64)
+
+
+def take_census(parent: Parent, name: str, read: Read) -> Census:
+    """Count the live synapses of a layer by the code of their measure.
+
+    Raises:
+        ModelError: the layer has weights, and so measures, that are not finite.
+    """
+
+    def count(block: Block) -> tuple[int, NDArray[np.int64]]:
+        codes = _codes(read(block))
+        live = codes if block.live.all() else codes[block.live]
+        if live.size == 0:
+            return 0, np.zeros(0, dtype=np.int64)
+        first = int(live.min())
+        return first, np.bincount((live - np.uint32(first)).reshape(-1).astype(np.intp))
+
+    first, counts = 0, np.zeros(0, dtype=np.int64)
+    for start, part in parent.map(name, count):
+        if len(counts) == 0:
+            first, counts = start, part
+        elif len(part):
+            below, above = max(0, first - start), max(0, start + len(part) - first - len(counts))
+            first, counts = first - below, np.pad(counts, (below, above))
+            counts[start - first : start - first + len(part)] += part
+    if first + len(counts) > _NOT_FINITE:
+        raise not_finite(parent, name)
+    return Census(first, counts if len(counts) else np.zeros(1, dtype=np.int64), read)
+
+
+def _rank(scores: NDArray[np.floating], counts: NDArray[np.int64]) -> Floats:
+    """Share of the population whose score is not larger, in (0, 1]: shape of `scores`, which holds each
+    score's number of bearers in `counts`."""
+    distinct, inverse = np.unique(scores, return_inverse=True)
+    population = np.cumsum(np.bincount(inverse, weights=counts, minlength=len(distinct)))
+    return np.asarray(population[inverse] / population[-1], dtype=np.float32)
+
+
+def _rank_synapses(censuses: Mapping[str, Census], scores: Mapping[str, Scores]) -> dict[str, Floats]:
+    present = {name: np.flatnonzero(census.counts) for name, census in censuses.items()}
+    ranks = _rank(
+        np.concatenate([scores[name][codes] for name, codes in present.items()]),
+        np.concatenate([censuses[name].counts[codes] for name, codes in present.items()]),
+    )
+    tables: dict[str, Floats] = {}
+    start = 0
+    for name, codes in present.items():
+        tables[name] = np.zeros(len(censuses[name].counts), dtype=np.float32)
+        tables[name][codes] = ranks[start : start + len(codes)]
+        start += len(codes)
+    return tables
+
+
+def _rank_clusters(means: Floats) -> Floats:
+    """Rank of each live cluster's mean score in (0, 1]; scores that agree to 11 bits tie where there are very
+    many."""
+    if len(means) <= _EXACT_RANKS:
+        return _rank(means, np.ones(len(means), dtype=np.int64))
+    codes = (means.view(np.uint32) >> np.uint32(_DROPPED_BITS)).astype(np.intp)
+    not_larger = np.cumsum(np.bincount(codes))
+    return np.asarray(not_larger[codes] / not_larger[-1], dtype=np.float32)
+
+
+def express_ranks(
+    parent: Parent, censuses: Mapping[str, Census], scores: Mapping[str, Scores], truncation: float
+) -> Expression:
+    """Ranks in (0, 1] among all live synapses of the network; of clusters, ranks of the mean over members.
+
+    Args:
+        parent: the network and its clusters.
+        censuses: of every layer.
+        scores: per layer, what each code of its table is worth beside other layers'.
+        truncation: synapses whose measure is under this share of their layer's largest count 0 in means.
+    """
+    tables = _rank_synapses(censuses, scores)
+    total = np.zeros(parent.clusters.n_clusters, dtype=np.float32)
+    for name, census in censuses.items():
+        measures = census.measures()
+        kept = np.where(measures >= truncation * measures[-1], scores[name], 0)
+        score = Lookup(census.first, kept.astype(np.float32), census.read)
+
+        def live_score(block: Block, score: Lookup = score) -> Floats:
+            return score(block) * block.live
+
+        for role in parent.sum_members(name, live_score):
+            total[role.clusters] += role.sums
+    members = parent.census.clusters
+    live = np.flatnonzero(members)
+    x = np.zeros_like(total)
+    x[live] = _rank_clusters(total[live] / members[live])
+    return Expression(
+        {name: Lookup(census.first, tables[name], census.read) for name, census in censuses.items()}, x
+    )
