@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class ImageFolder:
     channels: int
 
     def __post_init__(self) -> None:
-        self._pillow = _pillow()
+        require_pillow()
         size = len(self.paths) * self.height * self.width * self.channels
         self._cache: NDArray[np.uint8] | None = None
         if size <= CACHE_BYTES:
@@ -89,30 +90,46 @@ class ImageFolder:
         return images
 
     def _decode(self, path: Path) -> NDArray[np.uint8]:
-        pillow = self._pillow
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", pillow.DecompressionBombWarning)
-                with pillow.open(path) as image:
-                    plain = image.convert("L" if self.channels == 1 else "RGB")
-                    resized = plain.resize((self.width, self.height), pillow.Resampling.BILINEAR)
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            pillow.DecompressionBombError,
-            pillow.DecompressionBombWarning,
-        ) as e:
-            raise TaskError(f"The image {path} cannot be read: {e}. Remove or replace it.") from e
+        with opened_image(path) as image:
+            plain = image.convert("L" if self.channels == 1 else "RGB")
+            resized = plain.resize((self.width, self.height), require_pillow().Resampling.BILINEAR)
         return np.asarray(resized, np.uint8).reshape(self.sample_shape)
 
 
-def _pillow() -> Any:
+@contextmanager
+def opened_image(path: Path) -> Iterator[Any]:
+    """An image file; nothing is decoded before its pixels are asked for.
+
+    Raises:
+        TaskError: Pillow is missing, or the file cannot be read, here or in the block.
+    """
+    pillow = require_pillow()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pillow.DecompressionBombWarning)
+            with pillow.open(path) as image:
+                yield image
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        pillow.DecompressionBombError,
+        pillow.DecompressionBombWarning,
+    ) as error:
+        raise TaskError(f"The image {path} cannot be read: {error}. Remove or replace it.") from error
+
+
+def require_pillow() -> Any:
+    """Pillow's Image module.
+
+    Raises:
+        TaskError: it is not installed.
+    """
     try:
         from PIL import Image
     except ImportError as error:
         raise TaskError(
-            "Reading image folders needs Pillow, which is not installed: `pip install 'evonnx[images]'`, "
-            "or give the data as an .npz file."
+            "Reading images needs Pillow, which is not installed: `pip install 'evonnx[images]'`, "
+            "or give the data as an .npz file where the task reads those."
         ) from error
     return Image

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,13 @@ class Part:
     def labels(self, places: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Their class indices; None where there are none."""
         return None if self.source.labels is None else self.source.labels[self.indices[places]]
+
+
+def in_batches(size: int, batch_size: int, rng: np.random.Generator | None) -> Iterator[NDArray[np.int64]]:
+    """Places 0 to size - 1 once, in order or shuffled by `rng`, `batch_size` at a time."""
+    order = np.arange(size) if rng is None else rng.permutation(size)
+    for start in range(0, size, batch_size):
+        yield order[start : start + batch_size]
 
 
 def hold_out(

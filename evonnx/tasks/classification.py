@@ -15,7 +15,7 @@ from evonnx.tasks._arrays import GIB
 from evonnx.tasks._inputs import check_finite, image_size, only_input, prepare, task_settings
 from evonnx.tasks._settings import Settings
 from evonnx.tasks._sources import Reader, Source
-from evonnx.tasks._splits import DEFAULT_SHARE, Part, complete, describe_parts
+from evonnx.tasks._splits import DEFAULT_SHARE, Part, complete, describe_parts, in_batches
 from evonnx.tasks.metrics import ACCURACY, Accuracy, scores_per_class
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -135,9 +135,7 @@ class ClassificationTask:
         part = self._parts.get(split)
         if part is None:
             return
-        order = np.arange(len(part)) if rng is None else rng.permutation(len(part))
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
+        for places in in_batches(len(part), batch_size, rng):
             yield Batch({part.prepare.name: part.inputs(places)}, part.labels(places), len(places))
 
     def score(self, split: Split, outputs: Iterator[tuple[Batch, Mapping[str, Array]]]) -> float:

@@ -20,7 +20,7 @@ from evonnx.tasks._inputs import GraphInput, check_finite, graph_inputs, image_s
 from evonnx.tasks._outputs import CACHE_BYTES, KeyedBatch, ModelOutputs
 from evonnx.tasks._settings import Settings
 from evonnx.tasks._sources import Reader
-from evonnx.tasks._splits import DEFAULT_SHARE, Part, complete, describe_parts
+from evonnx.tasks._splits import DEFAULT_SHARE, Part, complete, describe_parts, in_batches
 from evonnx.tasks._synthetic import is_sampling_rate, plan_input
 from evonnx.tasks.metrics import AGREEMENT, Agreement
 
@@ -87,11 +87,8 @@ class DistillationTask:
     ) -> Iterator[Batch]:
         """Inputs by name, no targets. Models whose inputs have no common batch axis get one call at a
         time."""
-        size = self.size(split)
         step = batch_size if self._inputs.stackable else 1
-        order = np.arange(size) if rng is None else rng.permutation(size)
-        for start in range(0, size, step):
-            places = order[start : start + step]
+        for places in in_batches(self.size(split), step, rng):
             yield KeyedBatch(self._inputs.take(split, places), None, len(places), (split, places.tobytes()))
 
     def bind_ancestor(self, model_path: str) -> None:

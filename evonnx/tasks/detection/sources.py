@@ -12,13 +12,11 @@ KITTI image must have one.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evonnx.errors import TaskError
-from evonnx.tasks._images import is_image
+from evonnx.tasks._images import is_image, opened_image
 from evonnx.tasks._settings import Settings
 from evonnx.tasks.detection.labels import NOTHING, Objects, Vocabulary, read_kitti, read_yolo
 
@@ -118,28 +116,6 @@ def _objects_of(image: Path, vocabulary: Vocabulary) -> Objects:
 
 def _size_of(image: Path) -> tuple[int, int]:
     """(width, height) from the file's head; nothing is decoded."""
-    pillow = _pillow()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pillow.DecompressionBombWarning)
-            with pillow.open(image) as opened:
-                width, height = opened.size
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        pillow.DecompressionBombError,
-        pillow.DecompressionBombWarning,
-    ) as error:
-        raise TaskError(f"The image {image} cannot be read: {error}. Remove or replace it.") from error
+    with opened_image(image) as opened:
+        width, height = opened.size
     return int(width), int(height)
-
-
-def _pillow() -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise TaskError(
-            "Reading images needs Pillow, which is not installed: `pip install 'evonnx[images]'`."
-        ) from error
-    return Image

@@ -15,7 +15,7 @@ from evonnx.tasks._images import ImageFolder
 from evonnx.tasks._inputs import GraphInput, image_size, only_input, prepare, task_settings
 from evonnx.tasks._settings import Settings
 from evonnx.tasks._sources import Source
-from evonnx.tasks._splits import DEFAULT_SHARE, Part, complete, describe_parts
+from evonnx.tasks._splits import DEFAULT_SHARE, Part, complete, describe_parts, in_batches
 from evonnx.tasks.detection.decoding import Clustering, decode
 from evonnx.tasks.detection.labels import Objects, Vocabulary
 from evonnx.tasks.detection.metrics import DetectionMetrics, Truth
@@ -178,9 +178,7 @@ class DetectionTask:
         if part is None:
             return
         objects = self._of_part(part)
-        order = np.arange(len(part)) if rng is None else rng.permutation(len(part))
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
+        for places in in_batches(len(part), batch_size, rng):
             targets = self._targets([objects[place] for place in places])
             yield Batch({part.prepare.name: part.inputs(places)}, targets, len(places))
 
