@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import onnx
 import pytest
@@ -196,7 +198,7 @@ def test_programs_are_given_every_target(tmp_path):
     )
     request = request_for(dense_model(tmp_path / "m.onnx"), DenseTask())
     out = tmp_path / "out"
-    command = f"python {script} {{data}} {out} {{output}}"
+    command = f"'{sys.executable}' {script} {{data}} {out} {{output}}"
     with pytest.raises(AdapterError, match="ended with code 3"):
         get("adapters", "command")().retrain(
             RetrainRequest(**{**vars(request), "options": {"command": command}})

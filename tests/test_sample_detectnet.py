@@ -22,6 +22,15 @@ SAMPLE = Path(__file__).resolve().parent.parent / "samples" / "detectnet_kitti"
 RESULTS = SAMPLE.parent / "results" / "detectnet_kitti"
 
 
+@pytest.fixture(autouse=True)
+def torch_as_found():
+    """Training scripts own their process and make torch deterministic; other tests share it."""
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def script():
     """train.py as a module."""

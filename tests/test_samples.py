@@ -39,6 +39,15 @@ from evonnx_torch.augmentation import read_augmentation  # noqa: E402
 TINY = ["--validation", "8", "--epochs", "1", "--threads", "1"]
 
 
+@pytest.fixture(autouse=True)
+def torch_as_found():
+    """Training scripts own their process and make torch deterministic; other tests share it."""
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
 def script(name):
     """A sample's train.py as a module."""
     spec = importlib.util.spec_from_file_location(f"sample_{name}", SAMPLES / name / "train.py")
