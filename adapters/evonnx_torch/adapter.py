@@ -15,7 +15,8 @@ class TorchAdapter:
     re-exported.
 
     Options of a request: `renormalize` ("auto", "on", "off"): put normalisation back behind convolutions for
-    the time of retraining; `precision` ("auto", "fp32", "amp"): mixed precision, on CUDA only; `device`
+    the time of retraining; `precision` ("auto", "fp32", "amp"): mixed precision, where the device has
+    bfloat16; `device`
     ("auto", "cpu", "cuda").
     """
 

@@ -27,7 +27,7 @@ from evonnx_torch.objective import Objective, loss_heads
 from evonnx_torch.renormalize import Renormalization, is_bare_and_deep, wanted
 from evonnx_torch.runtime import deterministic, native_bfloat16, pick_device, roomy_heap
 from evonnx_torch.sensitivity import measure
-from evonnx_torch.settings import choose_batch_size, resolve
+from evonnx_torch.settings import TEMPERATURE, choose_batch_size, resolve
 from evonnx_torch.teacher import Teacher
 from evonnx_torch.training import SMALLEST_NORM_BATCH, Trainer
 
@@ -65,7 +65,8 @@ def sensitivities(request: RetrainRequest) -> dict[str, Array]:
         module = OnnxModule(load_model(request.model), device)
         _check_masks(module, request.masks)
         heads, chunk, batch_size = _fitted(module, request, device)
-        temperature = 4.0 if request.budget.temperature is None else request.budget.temperature
+        given = request.budget.temperature
+        temperature = TEMPERATURE if given is None else given
         return measure(module, heads, request, batch_size, chunk, temperature)
 
 

@@ -20,6 +20,10 @@ _PEAKS = {("sgd", False): 0.1, ("sgd", True): 0.02, ("adam", False): 0.001, ("ad
 """Peak learning rate by optimizer and by whether the loss compares values (class distributions take more)."""
 
 
+TEMPERATURE = 4.0
+"""Softening of class distributions, where none is asked for."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything that training needs to know, decided."""
@@ -105,7 +109,7 @@ def resolve(
         # A schedule that ends at rate 0 averages by itself.
         ema_decay=_or(budget.ema_decay, 0.999 if schedule == "constant" else 0.0),
         distill=_or(budget.distill, 0.9) if teacher else 0.0,
-        temperature=_or(budget.temperature, 4.0),
+        temperature=_or(budget.temperature, TEMPERATURE),
         augment=augment,
     )
     _check(settings)

@@ -14,7 +14,7 @@ from evonnx.dependency import analyse
 from evonnx.errors import RunError
 from evonnx.evolution.budgeting import Budgeting, budgeting_of
 from evonnx.evolution.generation import Setting, figures
-from evonnx.evolution.judging import Judge, check_examples, score_columns
+from evonnx.evolution.judging import Judge, check_examples
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.retraining import Trainer
 from evonnx.genome import Encoding
@@ -138,7 +138,7 @@ def setting_of(case: Case, align: int, observer: Observer) -> Setting:
         training=case.training,
         ancestor=count(case.network),
         score_ancestor=reported.value,
-        details_ancestor=score_columns(reported).get("details", {}),
+        details_ancestor=dict(reported.details),
         score_validation_ancestor=judge.validation(case.model),
         warnings_ancestor=frozenset(load_warnings(case.model)),
         align=align,

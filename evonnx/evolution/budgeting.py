@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evonnx.environment import Budget, EnvironmentFactor
+from evonnx.environment import Budget, EnvironmentFactor, SynapseBudget
 from evonnx.errors import BudgetError
 from evonnx.evolution.options import Pressure
 from evonnx.masks import live_masks
@@ -44,14 +44,13 @@ def budgeting_of(pressure: Pressure, generations: int, ancestor: Network) -> Bud
         PluginError: there is no such factor.
     """
     if not pressure.budget:
-        return Budgeting(pressure, generations, get("environment_factors", "synapses")(), None)
+        return Budgeting(pressure, generations, SynapseBudget(), None)
     if len(pressure.budget) > 1:
         raise BudgetError(
             f"Budgets are given on {', '.join(pressure.budget)}; a run follows one of them. "
             "Give the one that matters most."
         )
     [(name, share)] = pressure.budget.items()
-    budget = Budget(share, get("environment_factors", name)())
-    assert isinstance(budget.factor, EnvironmentFactor)
-    amount = budget.factor.measure(ancestor, live_masks(ancestor))
-    return Budgeting(pressure, generations, budget.factor, share * amount)
+    factor: EnvironmentFactor = get("environment_factors", name)()
+    goal = Budget(share, factor).share * factor.measure(ancestor, live_masks(ancestor))
+    return Budgeting(pressure, generations, factor, goal)
