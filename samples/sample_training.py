@@ -6,19 +6,20 @@ come out; a run that was killed and started again with `checkpoint` ends with th
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from sample_data import Images, Labels, Splits
+from sample_data import CIFAR10_MEAN, CIFAR10_STD, Images, Labels, Splits
 from torch import nn
 from torch.nn import functional as F
 
@@ -51,6 +52,26 @@ class Training:
     seed: int = 0
     threads: int = 1
     device: str = "cpu"
+
+
+CIFAR10 = Training(shift=4, flip=True, mean=CIFAR10_MEAN, std=CIFAR10_STD, channels_last=True)
+"""What is usual for networks on it."""
+
+
+def training_options(parser: argparse.ArgumentParser, epochs: int, *more: str) -> None:
+    """Options of a training script: how long, on what, and those of "device" and "bfloat16" that it has."""
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--threads", type=int, default=2)
+    if "device" in more:
+        parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    if "bfloat16" in more:
+        parser.add_argument("--bfloat16", action="store_true", help="faster where the processor has it")
+
+
+def as_asked(how: Training, arguments: argparse.Namespace) -> Training:
+    """The recipe with what the command line says of the same name."""
+    asked = {part.name: getattr(arguments, part.name) for part in fields(how) if part.name in arguments}
+    return replace(how, **asked)
 
 
 def pin(how: Training) -> None:
@@ -170,6 +191,12 @@ def accuracy(model: nn.Module, images: Images, labels: Labels, how: Training | N
             )
         )
     return right / len(labels)
+
+
+def ancestor(make: Callable[[], nn.Module], splits: Splits, how: Training, out: Path) -> nn.Module:
+    """Train a model with a line of news and a checkpoint in `out` after each epoch."""
+    checkpoint = out / "training.safetensors"
+    return train(make, *splits.train, how, lambda line: print(line, flush=True), checkpoint)
 
 
 def report(model: nn.Module, splits: Splits, how: Training, out: Path) -> None:

@@ -12,6 +12,7 @@ goes on.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,9 +22,9 @@ from torch.nn import functional as F
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from sample_data import CIFAR10_MEAN, CIFAR10_STD, options, prepare  # noqa: E402
+from sample_data import options, prepare  # noqa: E402
 from sample_graph import Graph  # noqa: E402
-from sample_training import Training, report, train  # noqa: E402
+from sample_training import CIFAR10, ancestor, as_asked, report, training_options  # noqa: E402
 
 CONVOLUTIONS = {
     "conv1": (3, 64, 5),
@@ -79,29 +80,13 @@ def write_onnx(model: AlexNet, path: Path) -> None:
 
 def main(words: list[str] | None = None) -> None:
     parser = options("Train AlexNet on CIFAR-10 and write it as ONNX.", "alexnet_cifar10")
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--bfloat16", action="store_true", help="twice as fast where the processor has it")
+    training_options(parser, 30, "device", "bfloat16")
     arguments = parser.parse_args(words)
     splits = prepare("cifar10", arguments, HERE / "alexnet.toml")
     if arguments.data_only:
         return
-    how = Training(
-        epochs=arguments.epochs,
-        learning_rate=0.05,
-        shift=4,
-        flip=True,
-        mean=CIFAR10_MEAN,
-        std=CIFAR10_STD,
-        channels_last=True,
-        bfloat16=arguments.bfloat16,
-        seed=arguments.seed,
-        threads=arguments.threads,
-        device=arguments.device,
-    )
-    checkpoint = arguments.out / "training.safetensors"
-    model = train(AlexNet, *splits.train, how, lambda line: print(line, flush=True), checkpoint)
+    how = as_asked(replace(CIFAR10, learning_rate=0.05), arguments)
+    model = ancestor(AlexNet, splits, how, arguments.out)
     write_onnx(model, arguments.out / "alexnet.onnx")
     report(model, splits, how, arguments.out)
 

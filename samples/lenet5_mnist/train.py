@@ -17,20 +17,18 @@ sys.path.insert(0, str(HERE.parent))
 
 from lenet5 import LeNet5, write_onnx  # noqa: E402
 from sample_data import options, prepare  # noqa: E402
-from sample_training import Training, report, train  # noqa: E402
+from sample_training import Training, ancestor, as_asked, report, training_options  # noqa: E402
 
 
 def main(words: list[str] | None = None) -> None:
     parser = options("Train LeNet-5 on MNIST and write it as ONNX.", "lenet5_mnist")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--threads", type=int, default=2)
+    training_options(parser, 12)
     arguments = parser.parse_args(words)
     splits = prepare("mnist", arguments, HERE / "lenet5.toml")
     if arguments.data_only:
         return
-    how = Training(epochs=arguments.epochs, seed=arguments.seed, threads=arguments.threads)
-    checkpoint = arguments.out / "training.safetensors"
-    model = train(LeNet5, *splits.train, how, lambda line: print(line, flush=True), checkpoint)
+    how = as_asked(Training(), arguments)
+    model = ancestor(LeNet5, splits, how, arguments.out)
     write_onnx(model, arguments.out / "lenet5.onnx")
     report(model, splits, how, arguments.out)
 

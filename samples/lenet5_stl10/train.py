@@ -18,30 +18,18 @@ sys.path.insert(0, str(HERE.parent))
 
 from lenet5 import LeNet5, write_onnx  # noqa: E402
 from sample_data import options, prepare  # noqa: E402
-from sample_training import Training, report, train  # noqa: E402
+from sample_training import Training, ancestor, as_asked, report, training_options  # noqa: E402
 
 
 def main(words: list[str] | None = None) -> None:
     parser = options("Train LeNet-5 on STL-10 and write it as ONNX.", "lenet5_stl10", held=500)
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    training_options(parser, 60, "device")
     arguments = parser.parse_args(words)
     splits = prepare("stl10", arguments, HERE / "lenet5.toml")
     if arguments.data_only:
         return
-    how = Training(
-        epochs=arguments.epochs,
-        batch_size=64,
-        learning_rate=0.02,
-        shift=8,
-        flip=True,
-        seed=arguments.seed,
-        threads=arguments.threads,
-        device=arguments.device,
-    )
-    checkpoint = arguments.out / "training.safetensors"
-    model = train(lambda: LeNet5(3, 96), *splits.train, how, lambda line: print(line, flush=True), checkpoint)
+    how = as_asked(Training(batch_size=64, learning_rate=0.02, shift=8, flip=True), arguments)
+    model = ancestor(lambda: LeNet5(3, 96), splits, how, arguments.out)
     write_onnx(model, arguments.out / "lenet5.onnx")
     report(model, splits, how, arguments.out)
 

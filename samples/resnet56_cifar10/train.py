@@ -21,9 +21,9 @@ from torch.nn import functional as F
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from sample_data import CIFAR10_MEAN, CIFAR10_STD, options, prepare  # noqa: E402
+from sample_data import options, prepare  # noqa: E402
 from sample_graph import Graph  # noqa: E402
-from sample_training import Training, report, train  # noqa: E402
+from sample_training import CIFAR10, ancestor, as_asked, report, training_options  # noqa: E402
 
 from evonnx.errors import EvonnxError  # noqa: E402
 from evonnx.tasks._arrays import read_npz  # noqa: E402
@@ -120,38 +120,17 @@ def with_weights(model: ResNet, path: Path) -> ResNet:
 def main(words: list[str] | None = None) -> None:
     parser = options("Build or train ResNet-56 for CIFAR-10 and write it as ONNX.", "resnet56_cifar10")
     parser.add_argument("--weights", type=Path, help="trained weights (.npz); nothing is trained")
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--bfloat16", action="store_true", help="faster where the processor has it")
+    training_options(parser, 100, "device", "bfloat16")
     parser.add_argument("--blocks", type=int, default=9, help="per stage; 3 gives ResNet-20, 9 ResNet-56")
     arguments = parser.parse_args(words)
     splits = prepare("cifar10", arguments, HERE / "resnet56.toml")
     if arguments.data_only:
         return
-    how = Training(
-        epochs=arguments.epochs,
-        shift=4,
-        flip=True,
-        mean=CIFAR10_MEAN,
-        std=CIFAR10_STD,
-        channels_last=True,
-        bfloat16=arguments.bfloat16,
-        seed=arguments.seed,
-        threads=arguments.threads,
-        device=arguments.device,
-    )
+    how = as_asked(CIFAR10, arguments)
     if arguments.weights is not None:
         model = with_weights(ResNet(arguments.blocks), arguments.weights)
     else:
-        checkpoint = arguments.out / "training.safetensors"
-        model = train(
-            lambda: ResNet(arguments.blocks),
-            *splits.train,
-            how,
-            lambda line: print(line, flush=True),
-            checkpoint,
-        )
+        model = ancestor(lambda: ResNet(arguments.blocks), splits, how, arguments.out)
     write_onnx(model, arguments.out / "resnet56.onnx")
     report(model, splits, how, arguments.out)
 
