@@ -16,8 +16,7 @@ class TorchAdapter:
 
     Options of a request: `renormalize` ("auto", "on", "off"): put normalisation back behind convolutions for
     the time of retraining; `precision` ("auto", "fp32", "amp"): mixed precision, where the device has
-    bfloat16; `device`
-    ("auto", "cpu", "cuda").
+    bfloat16; `device` ("auto", "cpu", "cuda").
     """
 
     name = "torch"
