@@ -42,7 +42,7 @@ class TrainingBudget:
     """Share of the loss that comes from the ancestor's outputs, in [0, 1]."""
     temperature: float | None = None
     augment: str | None = None
-    """Name of an augmentation the task or adapter knows: "none", "shift", "flip-shift"."""
+    """Name of an augmentation the task or adapter knows: "none", "shift", "flip-shift:4/16"."""
     threads: int | None = None
 
 
@@ -75,6 +75,9 @@ class RetrainRequest:
     progress: Callable[[Progress], None] = lambda news: None
     options: Mapping[str, str] = field(default_factory=dict)
     """Adapter-specific settings from the command line, such as `command`."""
+    checkpoint: Path | None = None
+    """A file that the adapter may keep its progress in, and from which it then goes on, to the same result,
+    when it is asked the same again after it was killed. Whoever asks removes it; None: nowhere."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """A run directory: safe to kill at any moment.
 
 `gen-NN` folders are written beside and renamed into place once complete, and are immutable from then on;
-`run.json`, `best.onnx` and the reports are derived from them and replaced atomically.
+`run.json`, `best.onnx` and the reports are derived from them and replaced atomically. `checkpoints` is
+where an adapter keeps the progress of an unfinished retraining.
 """
 
 from __future__ import annotations
@@ -150,9 +151,19 @@ class RunStore:
         """Remove a run that ended in an error before its first generation: there is nothing to continue."""
         if self.generation_folder(1).exists():
             return
+        self.drop_checkpoints()
         (self.folder / RUN_FILE).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where unfinished retrainings keep their progress; may not exist."""
+        return self.folder / "checkpoints"
+
+    def drop_checkpoints(self) -> None:
+        """What was being retrained is in place."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def generation_folder(self, generation: int) -> Path:
         """Where an offspring lives once it is complete."""
@@ -199,3 +210,4 @@ class RunStore:
         except OSError as error:
             raise RunError(f"Cannot put {final} into place: {error.strerror or error}.") from error
         sync_folder(self.folder)
+        self.drop_checkpoints()

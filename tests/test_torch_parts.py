@@ -311,13 +311,45 @@ def test_a_view_is_the_image_moved_and_mirrored_as_its_number_says(name: str, ch
     )
 
 
+@pytest.mark.parametrize(("name", "views"), [("shift:1/4", 4), ("flip-shift:2/7", 7), ("shift:1/100", 9)])
+def test_few_views_are_always_the_same_ones_and_the_image_as_given_is_among_them(
+    name: str, views: int
+) -> None:
+    images = np.arange(400 * 16, dtype=np.float32).reshape(400, 1, 4, 4) % 16 + 1
+    few, every = read_augmentation(name), read_augmentation(name.split("/")[0])
+    assert (few.views, read_augmentation(name).views) == (views, views)
+    looks: dict[int, set[bytes]] = {}
+    for seed in range(2):
+        batch, numbers = few(Batch({"x": images}, None, 400), np.random.default_rng(seed))
+        assert numbers is not None
+        for image, number in zip(batch.inputs["x"], numbers.tolist(), strict=True):
+            looks.setdefault(number, set()).add(image.tobytes())
+    assert sorted(looks) == list(range(views))
+    assert all(len(look) == 1 for look in looks.values())
+    assert looks[few.unmoved] == {images[0].tobytes()}
+    seen, _ = every(Batch({"x": images}, None, 400), np.random.default_rng(0))
+    assert set().union(*looks.values()) <= {image.tobytes() for image in seen.inputs["x"]}
+
+
 def test_augmentations_by_name() -> None:
     assert read_augmentation("none") == Augmentation()
     assert read_augmentation("shift") == Augmentation(2)
     assert read_augmentation("flip-shift:4") == Augmentation(4, flip=True)
+    assert read_augmentation("flip-shift:4/16") == Augmentation(4, flip=True, most=16)
+    assert read_augmentation("shift/3") == Augmentation(2, most=3)
     batch = Batch({"x": np.zeros((2, 1, 3, 3))}, None, 2)
     assert read_augmentation("none")(batch, np.random.default_rng(0)) == (batch, None)
-    for name in ("shift:33", "shift:", "shift:-1", "flip", "shift:4 ", "flip-shift:1000"):
+    for name in (
+        "shift:33",
+        "shift:",
+        "shift:-1",
+        "flip",
+        "shift:4 ",
+        "flip-shift:1000",
+        "shift/0",
+        "shift/",
+        "none/2",
+    ):
         with pytest.raises(AdapterError, match="Unknown augmentation"):
             read_augmentation(name)
 

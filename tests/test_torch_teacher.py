@@ -50,7 +50,7 @@ def drawn(taught: Teacher, task: ArrayTask, augmentation: Augmentation, seed: in
     return found
 
 
-@pytest.mark.parametrize("name", ["none", "shift:1", "flip-shift:2"])
+@pytest.mark.parametrize("name", ["none", "shift:1", "flip-shift:2", "flip-shift:2/3"])
 def test_what_is_kept_is_what_would_be_computed(name: str) -> None:
     model, augmentation = deep_residual(), read_augmentation(name)
     task = labelled(model, count=70)

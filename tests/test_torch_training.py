@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -283,3 +284,87 @@ def test_cuda_retrains_deterministically(tmp_path: Path) -> None:
         ]
         assert digest(results[0].weights) == digest(results[1].weights)
         check_result(initializer_arrays(load_model(path)), masks, results[0], "torch")
+
+
+# --- killed and asked again
+
+
+def _dying_in(epoch: int) -> Callable[[Progress], None]:
+    def hears(news: Progress) -> None:
+        if news.epoch == epoch:
+            raise KeyboardInterrupt
+
+    return hears
+
+
+@pytest.mark.parametrize(
+    ("graph", "settings", "options"),
+    [
+        ("residual_bn", {}, {}),
+        ("residual_folded", {}, {"renormalize": "on"}),
+        ("lenet", {"optimizer": "adam", "schedule": "constant"}, {}),
+        ("activations", {"ema_decay": 0.9}, {}),
+    ],
+)
+def test_a_killed_retraining_goes_on_where_it_stopped(
+    tmp_path: Path, graph: str, settings: dict[str, Any], options: dict[str, str]
+) -> None:
+    model = GRAPHS[graph]()
+    path, task = write(model, tmp_path / "m.onnx"), distilled(labelled(model))
+    budget = replace(BUDGET, epochs=4, augment="none", **settings)
+    masks = random_masks(path)
+    kept = tmp_path / "kept"
+
+    def ask(**more: Any) -> RetrainResult:
+        return run(path, task, budget, masks=masks, options=options, ancestor=path, **more)
+
+    alone = ask()
+    with pytest.raises(KeyboardInterrupt):
+        ask(checkpoint=kept, progress=_dying_in(3))
+    news: list[Progress] = []
+    again = ask(checkpoint=kept, progress=news.append)
+    assert {one.epoch for one in news} == {3, 4}
+    assert digest(again.weights) == digest(alone.weights)
+    assert (list(again.history), list(again.notes)) == (list(alone.history), list(alone.notes))
+    # Complete already: nothing is left to train.
+    news.clear()
+    assert digest(ask(checkpoint=kept, progress=news.append).weights) == digest(alone.weights)
+    assert not news
+
+
+def _other_seed(path: Path) -> dict[str, Any]:
+    return {"seed": 1}
+
+
+def _cut_short(path: Path) -> dict[str, Any]:
+    path.write_bytes(path.read_bytes()[:-7])
+    return {}
+
+
+def _garbage(path: Path) -> dict[str, Any]:
+    path.write_bytes(b"\xff" * 100)
+    return {}
+
+
+@pytest.mark.parametrize("spoilt", [_other_seed, _cut_short, _garbage])
+def test_progress_that_is_not_this_retrainings_is_not_read(tmp_path: Path, spoilt: Any) -> None:
+    model = GRAPHS["lenet"]()
+    path, task, kept = write(model, tmp_path / "m.onnx"), labelled(model), tmp_path / "kept"
+    budget = replace(BUDGET, epochs=2)
+    run(path, task, budget, checkpoint=kept)
+    changed = spoilt(kept)
+    news: list[Progress] = []
+    found = run(path, task, budget, checkpoint=kept, progress=news.append, **changed)
+    assert {one.epoch for one in news} == {1, 2}
+    assert digest(found.weights) == digest(run(path, task, budget, **changed).weights)
+
+
+def test_progress_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    model = GRAPHS["lenet"]()
+    with pytest.raises(AdapterError, match="progress of this retraining"):
+        run(
+            write(model, tmp_path / "m.onnx"),
+            labelled(model),
+            BUDGET,
+            checkpoint=tmp_path / "nowhere" / "kept",
+        )

@@ -84,15 +84,23 @@ class Optimizer:
         self._decayed = [i for i, chosen in enumerate(decayed) if chosen and decay > 0]
         self._first: list[Tensor] = []
         self._second: list[Tensor] = []
-        self._count = 0
+        self.count = 0
         self.restart()
         self.apply_masks()
+
+    def momenta(self) -> dict[str, Tensor]:
+        """What it remembers of earlier steps, beside `count`: the tensors themselves."""
+        return {
+            f"{order}/{index}": tensor
+            for order, tensors in (("first", self._first), ("second", self._second))
+            for index, tensor in enumerate(tensors)
+        }
 
     def restart(self) -> None:
         """Forget momenta."""
         self._first = [torch.zeros_like(p) for p in self.parameters]
         self._second = [torch.zeros_like(p) for p in self.parameters] if self.kind == "adam" else []
-        self._count = 0
+        self.count = 0
 
     @torch.no_grad()
     def apply_masks(self) -> None:
@@ -127,18 +135,18 @@ class Optimizer:
         torch._foreach_add_(self.parameters, gradients, alpha=-rate)
 
     def _adam(self, gradients: list[Tensor], rate: float) -> None:
-        self._count += 1
+        self.count += 1
         first, second = _BETAS
         torch._foreach_lerp_(self._first, gradients, 1 - first)
         torch._foreach_mul_(self._second, second)
         torch._foreach_addcmul_(self._second, gradients, gradients, 1 - second)
         if self._decayed:
             torch._foreach_mul_([self.parameters[i] for i in self._decayed], 1 - rate * self._decay)
-        scale = math.sqrt(1 - second**self._count)
+        scale = math.sqrt(1 - second**self.count)
         divisor = torch._foreach_sqrt(self._second)
         torch._foreach_div_(divisor, scale)
         torch._foreach_add_(divisor, _EPS)
-        torch._foreach_addcdiv_(self.parameters, self._first, divisor, -rate / (1 - first**self._count))
+        torch._foreach_addcdiv_(self.parameters, self._first, divisor, -rate / (1 - first**self.count))
 
 
 class Average:

@@ -20,6 +20,7 @@ from evonnx.onnx_io import load_model, stored_parameters
 from evonnx.resources import count
 from evonnx.task import Batch, Task
 from evonnx_torch.augmentation import read_augmentation
+from evonnx_torch.checkpoint import Checkpoint, key_of
 from evonnx_torch.feeding import accepted_chunk, activation_bytes, chunks
 from evonnx_torch.heads import Head
 from evonnx_torch.module import OnnxModule
@@ -149,6 +150,7 @@ def _retrain(
         request.seed,
         request.progress,
         _autocast(mixed, device),
+        Checkpoint(request.checkpoint, key_of(request) if request.checkpoint else ""),
     )
     if options["precision"] == "amp" and not mixed:
         trainer.notes.append(

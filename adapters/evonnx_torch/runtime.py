@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Numbers of glibc's mallopt parameters (malloc.h)."""
@@ -58,6 +59,21 @@ def roomy_heap() -> Iterator[None]:
         adjust(_MMAP_THRESHOLD, 2**25)
         adjust(_TRIM_THRESHOLD, 2**26)
         trim(0)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Of torch's own generators on the CPU and the device, by name."""
+    state = {"random/cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["random/cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: Mapping[str, Tensor]) -> None:
+    """Put back what `random_state` gave."""
+    torch.set_rng_state(state["random/cpu"])
+    if "random/cuda" in state:
+        torch.cuda.set_rng_state(state["random/cuda"])
 
 
 @contextmanager

@@ -15,11 +15,13 @@ from evonnx.errors import AdapterError
 from evonnx.masks import Mask
 from evonnx.task import Batch, Task
 from evonnx_torch.augmentation import read_augmentation
+from evonnx_torch.checkpoint import Checkpoint, Place
 from evonnx_torch.feeding import chunks
 from evonnx_torch.module import OnnxModule
 from evonnx_torch.objective import Objective
 from evonnx_torch.optim import Average, Optimizer, Schedule, restore, snapshot
 from evonnx_torch.renormalize import Renormalization
+from evonnx_torch.runtime import random_state, set_random_state
 from evonnx_torch.settings import Settings
 
 _RETRIES = 4
@@ -84,6 +86,7 @@ class Trainer:
         seed: of data order and augmentation.
         progress: told about the loss now and then.
         autocast: makes the context that forward passes run in (mixed precision).
+        checkpoint: where progress is kept after each epoch.
     """
 
     def __init__(
@@ -99,7 +102,9 @@ class Trainer:
         seed: int,
         progress: Callable[[Progress], None],
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
+        self.checkpoint = checkpoint or Checkpoint()
         self.module, self.objective, self.task, self.settings = module, objective, task, settings
         self.masks, self.renormalization, self.chunk, self.seed = masks, renormalization, chunk, seed
         self.progress, self.autocast = progress, autocast
@@ -129,8 +134,8 @@ class Trainer:
                 "infinite values, or values far out of range. Check them with `evonnx evaluate`."
             )
         original = snapshot(self._state())
-        for factor in (1.0, _MUCH_GENTLER):
-            after = self._attempt(factor, max(before, _LOSS_FLOOR))
+        for attempt, factor in enumerate((1.0, _MUCH_GENTLER)):
+            after = self._attempt(attempt, factor, max(before, _LOSS_FLOOR))
             # A little worse is noise of the few batches that are looked at.
             if after <= before * 1.05 + 1e-4:
                 break
@@ -143,7 +148,7 @@ class Trainer:
         if self.renormalization is not None:
             self.renormalization.fold()
 
-    def _attempt(self, factor: float, reference: float) -> float:
+    def _attempt(self, attempt: int, factor: float, reference: float) -> float:
         """Train at `factor` times the learning rate; the loss afterwards, infinite if weights are not
         finite."""
         self.history.clear()
@@ -157,7 +162,7 @@ class Trainer:
             self.settings.clip_norm,
         )
         average = Average(optimizer.parameters, self.settings.ema_decay) if self.settings.ema_decay else None
-        self._epochs(optimizer, average, factor, reference)
+        self._epochs(attempt, optimizer, average, factor, reference)
         if average is not None:
             average.store()
         optimizer.apply_masks()
@@ -166,12 +171,16 @@ class Trainer:
         after = self._probe() if finite else math.inf
         return after if math.isfinite(after) else math.inf
 
-    def _epochs(self, optimizer: Optimizer, average: Average | None, factor: float, reference: float) -> None:
+    def _epochs(
+        self, attempt: int, optimizer: Optimizer, average: Average | None, factor: float, reference: float
+    ) -> None:
         settings = self.settings
         schedule = Schedule(
             settings.schedule, settings.learning_rate, self._steps * settings.epochs, settings.warmup
         )
         retries, epoch = 0, 1
+        if place := self._resumed(attempt, optimizer, average):
+            retries, epoch, factor = place.retries, place.epoch + 1, place.factor
         while epoch <= settings.epochs:
             good = snapshot(self._state())
             good_average = [value.clone() for value in average.values] if average else []
@@ -197,7 +206,37 @@ class Trainer:
                 continue
             rate = schedule.rate(epoch * self._steps - 1) * factor
             self.history.append(EpochRecord(epoch, loss, rate))
+            updates = optimizer.count, average.count if average else 0
+            self.checkpoint.save(
+                Place(attempt, epoch, retries, factor, updates, tuple(self.history), tuple(self.notes)),
+                self._progress_tensors(optimizer, average),
+            )
             epoch += 1
+
+    def _resumed(self, attempt: int, optimizer: Optimizer, average: Average | None) -> Place | None:
+        """Go on from what an earlier process kept of this attempt."""
+        tensors = self._progress_tensors(optimizer, average)
+        found = self.checkpoint.load(tensors)
+        if found is None or found[0].attempt != attempt:
+            return None
+        place, kept = found
+        restore(tensors, kept)
+        set_random_state(kept)
+        optimizer.count = place.updates[0]
+        if average is not None:
+            average.count = place.updates[1]
+        self.history, self.notes = list(place.history), list(place.notes)
+        return place
+
+    def _progress_tensors(self, optimizer: Optimizer, average: Average | None) -> dict[str, Tensor]:
+        """All tensors that the next epoch depends on."""
+        averages = average.values if average is not None else []
+        return {
+            **{f"state/{name}": tensor for name, tensor in self._state().items()},
+            **{f"momenta/{name}": tensor for name, tensor in optimizer.momenta().items()},
+            **{f"average/{index}": tensor for index, tensor in enumerate(averages)},
+            **random_state(self.module.device),
+        }
 
     def _epoch(
         self,

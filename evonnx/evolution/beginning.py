@@ -119,7 +119,7 @@ def choose(case: Case, observer: Observer) -> dict[str, Any]:
     )
 
 
-def setting_of(case: Case, align: int, observer: Observer) -> Setting:
+def setting_of(case: Case, align: int, observer: Observer, checkpoints: Path | None = None) -> Setting:
     """Score the ancestor and gather what stays the same for every generation."""
     observer.stage(0, "scoring the ancestor")
     adapter_options = dict(case.options.retraining.adapter_options)
@@ -133,7 +133,11 @@ def setting_of(case: Case, align: int, observer: Observer) -> Setting:
         encoding=case.encoding,
         judge=judge,
         trainer=Trainer(
-            get("adapters", case.options.retraining.adapter)(), case.task, case.model, adapter_options
+            get("adapters", case.options.retraining.adapter)(),
+            case.task,
+            case.model,
+            adapter_options,
+            checkpoints,
         ),
         training=case.training,
         ancestor=count(case.network),

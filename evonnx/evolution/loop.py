@@ -74,7 +74,7 @@ def evolve(
         if isinstance(case.task, NeedsAncestor):
             case.task.bind_ancestor(str(case.model))
         choices = store.read_run().get("choices") or choose(case, observer)
-        setting = setting_of(case, choices["align"], observer)
+        setting = setting_of(case, choices["align"], observer, store.checkpoints)
         record = first_record(case, configuration, choices, setting)
         store.write_run(record)
         title = f"{case.model.name}: {case.task.describe()}"

@@ -55,6 +55,7 @@ def recover(
         shutil.copyfile(source, candidate)
     candidate.replace(store.folder / BEST_FILE)
     store.discard(workspace)
+    store.drop_checkpoints()
     best = store.folder / BEST_FILE
     notes: list[str] = list(training["notes"])
     if budget.epochs > 0 and not recovered:

@@ -32,6 +32,8 @@ class Trainer:
     task: Task
     ancestor: Path
     options: dict[str, str]
+    checkpoints: Path | None = None
+    """Folder for the progress of unfinished retrainings, by seed."""
 
     def retrain(
         self,
@@ -62,6 +64,7 @@ class Trainer:
                 ancestor=self.ancestor,
                 progress=progress,
                 options=self.options,
+                checkpoint=self._checkpoint(seed),
             )
         )
         check_result(initializer_arrays(graph), masks, result, self.adapter.name)
@@ -73,6 +76,12 @@ class Trainer:
             for record in result.history
         ]
         return {"history": history, "notes": list(result.notes)}
+
+    def _checkpoint(self, seed: int) -> Path | None:
+        if self.checkpoints is None:
+            return None
+        self.checkpoints.mkdir(exist_ok=True)
+        return self.checkpoints / str(seed)
 
     def sensitivities(
         self, network: Network, model: Path, budget: TrainingBudget, seed: int

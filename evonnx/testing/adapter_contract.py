@@ -125,6 +125,26 @@ class AdapterContract:
         assert _digest(one) == _digest(other)
         assert [record.loss for record in one.history] == [record.loss for record in other.history]
 
+    def test_a_killed_retraining_goes_on_to_the_same_weights(
+        self, adapter: Adapter, request_for: Any, tmp_path: Path
+    ) -> None:
+        """Whatever is kept in the checkpoint, asking again gives what an undisturbed retraining gives."""
+        kept = tmp_path / "checkpoint"
+
+        def dies(news: Progress) -> None:
+            if news.epoch == 3:
+                raise KeyboardInterrupt
+
+        try:
+            adapter.retrain(request_for(epochs=4, checkpoint=kept, progress=dies))
+        except KeyboardInterrupt:
+            again = adapter.retrain(request_for(epochs=4, checkpoint=kept))
+        else:
+            pytest.skip("progress is heard of only after training")
+        alone = adapter.retrain(request_for(epochs=4))
+        assert _digest(again) == _digest(alone)
+        assert [record.loss for record in again.history] == [record.loss for record in alone.history]
+
     def test_no_epochs_change_nothing(self, adapter: Adapter, request_for: Any, model: Path) -> None:
         """With a budget of 0 epochs every array that comes back is as it was."""
         result = adapter.retrain(request_for(epochs=0))
