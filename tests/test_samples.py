@@ -32,6 +32,7 @@ from sample_training import Training, accuracy, shifted, train  # noqa: E402
 
 from evonnx.evaluation import evaluate  # noqa: E402
 from evonnx.network import load_network  # noqa: E402
+from evonnx.plugins import get  # noqa: E402
 from evonnx.sessions import make_session  # noqa: E402
 from evonnx.tasks import load_task, read_task_file  # noqa: E402
 from evonnx_torch.augmentation import read_augmentation  # noqa: E402
@@ -401,33 +402,43 @@ def test_run_goes_on_where_it_stopped(tmp_path):
     """`samples/run.sh` with stand-ins for python and evonnx that write down how they were called."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name, makes in (("python", 'mkdir -p "$3"; : >"$3/net.onnx"'), ("evonnx", "mkdir -p runs/x/evolved")):
+    for name, makes in (("python", 'mkdir -p "$3"; : >"$3/net.onnx"'), ("evonnx", "mkdir -p runs/x/dense-7")):
         (programs / name).write_text(f'#!/bin/sh\necho {name} "$@" >>calls\n{makes}\n')
         (programs / name).chmod(0o755)
-    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "TRAIN": "--epochs 3"}
-    command = ["sh", str(SAMPLES / "run.sh"), "x", "net", "--gens", "2"]
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "TRAIN": "--epochs 3",
+        "SEED": "7",
+    }
+    command = ["sh", str(SAMPLES / "run.sh"), "x", "net", "dense", "--gens", "2"]
 
     def calls():
         (tmp_path / "calls").write_text("")
         subprocess.run(command, cwd=tmp_path, env=environment, check=True)
         return (tmp_path / "calls").read_text().splitlines()
 
-    evolve = "evonnx evolve runs/x/net.onnx --out runs/x/evolved --gens 2"
+    evolve = "evonnx evolve runs/x/net.onnx --out runs/x/dense-7 --seed 7 --gens 2"
     assert calls() == ["python samples/x/train.py --out runs/x --epochs 3", evolve]
     assert calls() == [evolve]
-    (tmp_path / "runs" / "x" / "evolved" / "run.json").write_text("{}")
+    (tmp_path / "runs" / "x" / "dense-7" / "run.json").write_text("{}")
     assert calls() == [f"{evolve} --resume"]
 
 
 def test_make_names_samples_and_options_that_exist():
     text = (SAMPLES.parent / "Makefile").read_text(encoding="utf-8")
+    text = text.replace("$(SHARP)", re.search(r"^SHARP := (.*)$", text, re.MULTILINE)[1]).replace("\\\n", " ")
     commands = [shlex.split(line) for line in re.findall(r"^\t\$\(SAMPLE\) (.*)$", text, re.MULTILINE)]
     shown = subprocess.run(
         [sys.executable, "-m", "evonnx", "evolve", "--help"], capture_output=True, text=True, check=True
     ).stdout
-    assert len(commands) >= 4
-    for name, model, *options in commands:
+    assert len(commands) >= 7
+    assert len({(name, run) for name, _, run, *_ in commands}) == len(commands)
+    for name, model, _, *options in commands:
         assert (SAMPLES / name / "train.py").is_file(), name
         assert (SAMPLES / name / f"{model}.toml").is_file(), name
-        for option in options[::2]:
+        assert all(one.startswith("--") for one in options[::2])
+        for option, value in zip(options[::2], options[1::2], strict=True):
             assert option in shown, option
+            if option == "--encoding":
+                get("encodings", str(SAMPLES.parent / value))
