@@ -32,6 +32,7 @@ from sample_training import Training, accuracy, shifted, train  # noqa: E402
 
 from evonnx.evaluation import evaluate  # noqa: E402
 from evonnx.network import load_network  # noqa: E402
+from evonnx.onnx_io import initializer_arrays, load_model  # noqa: E402
 from evonnx.plugins import get  # noqa: E402
 from evonnx.sessions import make_session  # noqa: E402
 from evonnx.tasks import load_task, read_task_file  # noqa: E402
@@ -164,8 +165,15 @@ def perturbed(model):
             13,
             {"layer2.0.conv1.weight", "layer3.1.bn2.running_mean", "linear.weight"},
         ),
+        (
+            lambda: script("resnet56_cifar10").ResNet(1, 0.3),
+            script("resnet56_cifar10").write_onnx,
+            (3, 32, 32),
+            7,
+            {"layer3.0.conv2.weight"},
+        ),
     ],
-    ids=["lenet5", "alexnet", "resnet"],
+    ids=["lenet5", "alexnet", "resnet", "narrow resnet"],
 )
 def test_graphs_compute_what_torch_does(make, write, shape, norms, names, tmp_path):
     torch.manual_seed(0)
@@ -194,6 +202,31 @@ def test_alexnet_has_the_synapses_that_its_readme_says(tmp_path):
     text = (SAMPLES / "alexnet_cifar10" / "README.md").read_text(encoding="utf-8")
     for count in (conv, dense, conv + dense):
         assert f"{count:,}".replace(",", " ") in text
+
+
+def test_a_structure_is_trained_from_scratch(data, tmp_path):
+    """ResNet-56's baselines: fresh weights in an evolved model's graph, trained as an offspring is."""
+    out, baselines = tmp_path / "out", SAMPLES / "resnet56_cifar10" / "baselines.py"
+    script("resnet56_cifar10").main(["--out", str(out), *TINY, "--blocks", "1"])
+    model = str(out / "resnet56.onnx")
+    found = subprocess.run(
+        [sys.executable, str(baselines), "scratch", "--model", model, "--like", model, "--epochs", "1"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert re.search(r"scratch \| 1.00x MACs .* test \d+\.\d\d \| 1 epochs, seed 0", found.stdout)
+    (folder,) = (tmp_path / "runs" / "resnet56_cifar10" / "baselines").iterdir()
+    given, start, end = (
+        initializer_arrays(load_model(path))
+        for path in (out / "resnet56.onnx", folder / "start.onnx", folder / "trained.onnx")
+    )
+    assert given.keys() == start.keys() == end.keys()
+    for name, fresh in start.items():
+        if name.endswith("weight") and fresh.ndim > 1:
+            assert not np.any(fresh == given[name])
+            assert not np.array_equal(fresh, end[name])
+            assert 0.5 < fresh.std() * np.sqrt(fresh[0].size / 2) < 1.5
+        elif ".running" in name or ".bn" in name:
+            assert np.ptp(fresh) == 0
 
 
 @pytest.mark.slow

@@ -49,34 +49,36 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         if self.more:
-            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.more // 2, self.more // 2))
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.more // 2, self.more - self.more // 2))
         return F.relu(x + y)
 
 
 class ResNet(nn.Module):
     """Normalised images [batch, 3, 32, 32] to logits [batch, 10].
 
-    n blocks per stage make 6 n + 2 layers: 9 make ResNet-56, 848 944 synapses in 94 256 kernels.
+    n blocks per stage make 6 n + 2 layers: 9 make ResNet-56, 848 944 synapses in 94 256 kernels. `width`
+    multiplies all channels.
     """
 
-    def __init__(self, blocks: int = 9) -> None:
+    def __init__(self, blocks: int = 9, width: float = 1.0) -> None:
         super().__init__()
         self.blocks = blocks
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        inputs = 16
-        for stage, outputs in STAGES:
+        self.stages = tuple((stage, round(width * channels)) for stage, channels in STAGES)
+        inputs = self.stages[0][1]
+        self.conv1 = nn.Conv2d(3, inputs, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inputs)
+        for stage, outputs in self.stages:
             rest = [Block(outputs, outputs) for _ in range(blocks - 1)]
             self.add_module(f"layer{stage}", nn.Sequential(Block(inputs, outputs), *rest))
             inputs = outputs
-        self.linear = nn.Linear(64, 10)
+        self.linear = nn.Linear(inputs, 10)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.bn1(self.conv1(image)))
-        for stage, _ in STAGES:
+        for stage, _ in self.stages:
             x = self.get_submodule(f"layer{stage}")(x)
         logits: torch.Tensor = self.linear(x.mean((2, 3)))
         return logits
@@ -87,7 +89,9 @@ def write_onnx(model: ResNet, path: Path) -> None:
     name = f"resnet{6 * model.blocks + 2}"
     graph = Graph(name, {key: value.numpy() for key, value in model.state_dict().items()}, (3, 32, 32))
     x = graph.relu(graph.batch_norm(graph.conv("image", "conv1", 1, 1), "bn1"), "relu1")
-    for stage, channels in STAGES:
+    inputs = model.stages[0][1]
+    for stage, channels in model.stages:
+        more, inputs = channels - inputs, channels
         for block in range(model.blocks):
             here = f"layer{stage}.{block}"
             halved = stage > 1 and block == 0
@@ -96,7 +100,7 @@ def write_onnx(model: ResNet, path: Path) -> None:
             y = graph.batch_norm(graph.conv(y, f"{here}.conv2", 1, 1), f"{here}.bn2")
             if halved:
                 x = graph.every_second(x, f"{here}.shortcut.slice")
-                x = graph.pad_channels(x, f"{here}.shortcut.pad", channels // 4, channels // 4)
+                x = graph.pad_channels(x, f"{here}.shortcut.pad", more // 2, more - more // 2)
             x = graph.relu(graph.add(y, x, f"{here}.add"), f"{here}.relu2")
     x = graph.flatten(graph.average_pool(x, "pool"), "flatten")
     graph.write(path, graph.linear(x, "linear"), 10)
