@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import onnx
@@ -16,6 +17,10 @@ import pytest
 from evonnx.network import load_network
 from evonnx.resources import count
 from evonnx.sessions import load_warnings
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "samples"))
+
+import summary
 
 RESULTS = Path(__file__).resolve().parent.parent / "samples" / "results"
 RUNS = sorted(RESULTS.rglob("run.json"))
@@ -50,3 +55,11 @@ def test_a_model_is_what_its_record_says(model):
     }
     assert counted == {name: best[name] for name in counted}
     assert model.stat().st_size == best["bytes"]
+
+
+def test_the_readme_shows_the_record():
+    text = (RESULTS.parent.parent / "README.md").read_text(encoding="utf-8")
+    shown = re.search(r"^\| gen\. .*?\n\n", text, re.MULTILINE | re.DOTALL)[0].strip()
+    chosen = [int(number) for number in re.findall(r"^\| (\d+) \|", shown, re.MULTILINE)]
+    run = json.loads((RESULTS / "lenet5_mnist" / "run.json").read_text(encoding="utf-8"))
+    assert shown == summary.generations(run, chosen)
