@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -177,6 +178,51 @@ def test_a_budget_is_reached_in_even_steps_of_what_is_left(case, tmp_path):
         assert row["budget"] == pytest.approx((0.3 / shares[number]) ** (1 / (3 - number)))
         assert row["achieved"] <= row["budget"]
     assert document["best"]["generation"] == 3
+
+
+def test_a_pace_makes_the_first_steps_large_and_the_last_ones_small(case):
+    model, _, _ = case
+    parent = load_network(model)
+
+    def steps(pace):
+        bounds = budgeting_of(Pressure(budget={"synapses": 0.1}, pace=pace), 4, parent)
+        shares, left = [], 1.0
+        for generation in range(1, 5):
+            # The parent's measure stays, so what a later generation is asked for is rescaled by hand.
+            bound = bounds.bound(parent, generation).share
+            shares.append(bound ** (np.log(0.1 / left) / np.log(0.1)))
+            left *= shares[-1]
+        assert left == pytest.approx(0.1)
+        return shares
+
+    assert steps(1) == pytest.approx([0.1**0.25] * 4)
+    assert steps(2) == pytest.approx([0.1 ** (part / 16) for part in (7, 5, 3, 1)])
+    assert steps(1.5) == sorted(steps(1.5))
+    assert steps(0.5) == sorted(steps(0.5), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"pace": 2.0}, "towards a budget"), ({"pace": 0.0, "budget": {"macs": 0.5}}, "between")],
+)
+def test_a_pace_that_makes_no_sense_is_refused(case, changes, said):
+    model, _, _ = case
+    with pytest.raises(BudgetError, match=said):
+        budgeting_of(Pressure(**changes), 4, load_network(model))
+
+
+def test_a_run_begun_before_an_option_existed_is_continued(case, tmp_path):
+    model, _, _ = case
+    folder = tmp_path / "run"
+    run(model, folder)
+    record = read_json(folder / "run.json")
+    del record["configuration"]["options"]["pressure"]["pace"]
+    (folder / "run.json").write_text(json.dumps(record))
+    evolve(model, out=folder, options=options(), resume=True)
+    pressed = options()
+    pressed = replace(pressed, pressure=replace(pressed.pressure, pace=2.0, budget={"synapses": 0.1}))
+    with pytest.raises(RunError, match=r"pace was 1\.0 and is 2\.0"):
+        evolve(model, out=folder, options=pressed, resume=True)
 
 
 def test_a_budget_far_behind_is_no_pressure(case):

@@ -117,6 +117,13 @@ def evolve(
             rich_help_panel=_PRESSURE,
         ),
     ] = None,
+    pace: Annotated[
+        float,
+        typer.Option(
+            help="Towards --budget: 1 takes equal steps; above, large ones first and small ones last.",
+            rich_help_panel=_PRESSURE,
+        ),
+    ] = 1.0,
     best_effort: Annotated[
         bool, typer.Option("--best-effort", help="Go as low as possible.", rich_help_panel=_PRESSURE)
     ] = False,
@@ -235,6 +242,7 @@ def evolve(
             keep=keep,
             target=target,
             budget=parse_budget(budget),
+            pace=pace,
             best_effort=best_effort,
             levels=levels.value if levels else None,
             cluster_share=cluster_share,

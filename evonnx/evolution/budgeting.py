@@ -11,6 +11,8 @@ from evonnx.masks import live_masks
 from evonnx.network import Network
 from evonnx.plugins import get
 
+_SLOWEST, _FASTEST = 0.1, 10.0
+
 
 @dataclass(frozen=True)
 class Budgeting:
@@ -26,14 +28,16 @@ class Budgeting:
     def bound(self, parent: Network, generation: int) -> Budget:
         """What the offspring of a parent may use.
 
-        Towards a goal what is left to go is taken in equal steps, so that a parent that ended below its
-        bound leaves the next generations more.
+        Of what is left to go towards a goal, as a logarithm, with n generations left this one takes
+        1 - ((n - 1) / n) ** pace: equal steps at pace 1. A parent that ended below its bound leaves the next
+        generations more.
         """
         if self.goal is None:
             return Budget(self.pressure.bound(self.generations), self.factor)
         has = self.factor.measure(parent, live_masks(parent))
-        steps = max(1, self.generations - generation + 1)
-        return Budget(min(1.0, (self.goal / has) ** (1 / steps)), self.factor)
+        left = max(1, self.generations - generation + 1)
+        step = 1 - ((left - 1) / left) ** self.pressure.pace
+        return Budget(min(1.0, (self.goal / has) ** step), self.factor)
 
 
 def budgeting_of(pressure: Pressure, generations: int, ancestor: Network) -> Budgeting:
@@ -43,6 +47,13 @@ def budgeting_of(pressure: Pressure, generations: int, ancestor: Network) -> Bud
         BudgetError: several are asked for, a share is out of range, or the amount cannot be known.
         PluginError: there is no such factor.
     """
+    if not _SLOWEST <= pressure.pace <= _FASTEST:
+        raise BudgetError(
+            f"The pace is {pressure.pace:g}; it must lie between {_SLOWEST:g} and {_FASTEST:g}, and is 1 for "
+            "equal steps."
+        )
+    if pressure.pace != 1 and not pressure.budget:
+        raise BudgetError("A pace is kept towards a budget; give one, such as `--budget synapses=0.05`.")
     if not pressure.budget:
         return Budgeting(pressure, generations, SynapseBudget(), None)
     if len(pressure.budget) > 1:

@@ -42,12 +42,24 @@ def check_same(recorded: object, now: dict[str, Any], folder: Path) -> None:
         RunError: something differs; the message names each thing with both values.
     """
     plain = json.loads(json.dumps(now))
+    if isinstance(recorded, dict) and isinstance(recorded.get("options"), dict):
+        recorded = recorded | {"options": _completed(recorded["options"], EvolveOptions().to_json())}
     differing = sorted(_differences(recorded, plain))
     if differing:
         raise RunError(
             f"The run in {folder} was begun differently: {'; '.join(differing)}. "
             "Resume it with the same options, model and versions, or start a new run."
         )
+
+
+def _completed(recorded: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Options that a run knew nothing of had their defaults; what an option does by default never changes."""
+    return recorded | {
+        key: _completed(recorded[key], value)
+        if isinstance(value, dict) and isinstance(recorded.get(key), dict)
+        else recorded.get(key, value)
+        for key, value in defaults.items()
+    }
 
 
 def _differences(recorded: Any, now: Any, path: str = "") -> list[str]:

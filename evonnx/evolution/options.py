@@ -20,6 +20,8 @@ class Pressure:
     budget: Mapping[str, float] = field(default_factory=dict)
     """Share of what the ancestor uses of an environment factor, by its name, to end at; in place of `keep`
     and `target`."""
+    pace: float = 1.0
+    """Towards a `budget`: 1 takes equal steps; above, the first are the largest and the last the smallest."""
     best_effort: bool = False
     levels: str | None = None
     """"both", "clusters" or "synapses"; None: the encoding's own."""
