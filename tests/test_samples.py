@@ -98,19 +98,20 @@ def data(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "model", "options"),
+    ("name", "model", "options", "augment"),
     [
-        ("lenet5_mnist", "lenet5", []),
-        ("lenet5_stl10", "lenet5", []),
-        ("alexnet_cifar10", "alexnet", []),
-        ("resnet56_cifar10", "resnet56", ["--blocks", "1"]),
+        ("lenet5_mnist", "lenet5", [], "none"),
+        ("lenet5_stl10", "lenet5", [], "flip-shift:8"),
+        ("alexnet_cifar10", "alexnet", [], "flip-shift:4/16"),
+        ("resnet56_cifar10", "resnet56", ["--blocks", "1"], "flip-shift:4/16"),
     ],
 )
-def test_scripts_train_and_export(name, model, options, data, tmp_path, capsys):
+def test_scripts_train_and_export(name, model, options, augment, data, tmp_path, capsys):
     out = tmp_path / "out"
     script(name).main(["--out", str(out), *TINY, *options])
     task = load_task(out / f"{model}.toml", load_network(out / f"{model}.onnx"))
-    assert read_augmentation(read_task_file(out / f"{model}.toml").retrain["augment"]).reach >= 2
+    assert read_task_file(out / f"{model}.toml").retrain["augment"] == augment
+    read_augmentation(augment)
     assert [task.size(split) for split in ("train", "validation", "test")] == [32, 8, 20]
     printed = float(re.search(r"test +([\d.]+)%", capsys.readouterr().out)[1])
     found = evaluate(out / f"{model}.onnx", task, "test", threads=1).value

@@ -40,15 +40,17 @@ class Variant:
     generations: int = 6
     screen: int = 8
     """Samples per generation; 1: nothing is selected."""
+    pace: float = 1.0
 
     def command(self, model: Path, out: Path, seed: int) -> list[str]:
         """The arguments of evonnx."""
         encoding = f"{HERE / 'variants.py'}{self.encoding}" if self.encoding[0] == ":" else self.encoding
         return [
-            *("evolve", str(model), "--gens", str(self.generations), "--target", str(TARGET)),
+            *("evolve", str(model), "--gens", str(self.generations), "--budget", f"synapses={TARGET}"),
             *("--encoding", encoding, "--screen", str(self.screen), "--align", "1", "--max-drop", "1"),
             *("--epochs", str(EPOCHS // self.generations), "--recovery-epochs", str(RECOVERY)),
-            *("--best-effort", "--threads", "1", "--seed", str(seed), "--out", str(out)),
+            *("--pace", str(self.pace), "--best-effort", "--threads", "1"),
+            *("--seed", str(seed), "--out", str(out)),
         ]
 
 
@@ -76,6 +78,7 @@ VARIANTS = (
     Variant("adaptive, clusters only", ":adaptive_clusters"),
     Variant("adaptive, 3 generations", "adaptive", generations=3),
     Variant("adaptive, 2 generations", "adaptive", generations=2),
+    Variant("adaptive, pace 1.5", "adaptive", pace=1.5),
     Variant("adaptive, not screened", "adaptive", screen=1),
     Variant("one-shot magnitude pruning", ":magnitude", generations=1, screen=1),
     Variant("iterative magnitude pruning", ":magnitude", screen=1),
