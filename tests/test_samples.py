@@ -100,7 +100,7 @@ def data(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "model", "options", "augment"),
     [
-        ("lenet5_mnist", "lenet5", [], "none"),
+        ("lenet5_mnist", "lenet5", [], "shift:1"),
         ("lenet5_stl10", "lenet5", [], "flip-shift:8"),
         ("alexnet_cifar10", "alexnet", [], "flip-shift:4/16"),
         ("resnet56_cifar10", "resnet56", ["--blocks", "1"], "flip-shift:4/16"),

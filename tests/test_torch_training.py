@@ -155,6 +155,18 @@ def test_a_retraining_that_only_harms_is_undone(tmp_path: Path) -> None:
     assert all(np.array_equal(array, arrays[name]) for name, array in result.weights.items())
 
 
+def test_learning_moved_images_is_no_harm(tmp_path: Path) -> None:
+    """Whoever knows the images as they are by heart does worse on them while it learns their other views."""
+    model = GRAPHS["lenet"]()
+    task = labelled(model, count=64, classes=5)
+    fitted = replace(BUDGET, epochs=60, learning_rate=0.05)
+    learned = run(write(model, tmp_path / "m.onnx"), task, fitted)
+    path = write(with_arrays(model, learned.weights), tmp_path / "fitted.onnx")
+    result = run(path, task, replace(fitted, augment="shift:1"))
+    assert 2 * learned.history[-1].loss < result.history[-1].loss < result.history[0].loss
+    assert not any("did not help" in note for note in result.notes)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

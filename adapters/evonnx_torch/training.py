@@ -354,13 +354,15 @@ class Trainer:
 
     @torch.no_grad()
     def _probe(self) -> float:
-        """Mean loss in evaluation mode over the first batches."""
+        """Mean loss in evaluation mode over the first batches, of such views as training draws: it is what
+        training lowers."""
         self.module.eval()
-        losses = [
-            float(self.objective(part))
-            for batch in self._batches(max(1, min(_PROBE_BATCHES, self._steps // 4)), shuffled=False)
-            for part in chunks(self.module, batch, self.chunk)
-        ]
+        rng = np.random.default_rng([self.seed, 0])
+        losses = []
+        for given in self._batches(max(1, min(_PROBE_BATCHES, self._steps // 4)), shuffled=False):
+            batch, views = self._augmentation(given, rng)
+            for part in chunks(self.module, batch, self.chunk, given, views):
+                losses.append(float(self.objective(part)))
         return float(np.mean(losses)) if losses else math.nan
 
     @torch.no_grad()
