@@ -24,10 +24,10 @@ SHARP := --encoding samples/encodings.py:sharp --align 1 --threads 1 --max-drop 
 
 # The fewest synapses, and the fewest stored parameters.
 sample-lenet5-mnist: setup
-	$(SAMPLE) lenet5_mnist lenet5 synapses $(SHARP) --budget synapses=0.00355 --gens 16 --epochs 8 --recovery-epochs 20 --screen 8
+	$(SAMPLE) lenet5_mnist lenet5 synapses $(SHARP) --budget synapses=0.00355 --pace 1.5 --gens 20 --epochs 6 --recovery-epochs 30 --screen 8
 
 sample-lenet5-mnist-dense: setup
-	$(SAMPLE) lenet5_mnist lenet5 dense $(SHARP) --levels clusters --budget synapses=0.0065 --gens 12 --epochs 8 --recovery-epochs 20
+	$(SAMPLE) lenet5_mnist lenet5 dense $(SHARP) --levels clusters --budget synapses=0.0065 --pace 1.5 --gens 16 --epochs 6 --recovery-epochs 40
 
 sample-lenet5-stl10: setup
 	$(SAMPLE) lenet5_stl10 lenet5 evolved --gens 9 --target 0.0178 --epochs 4 --recovery-epochs 20
