@@ -1,0 +1,40 @@
+"""Measured latency in onnxruntime: models take turns in random order, so that a busy machine slows all alike.
+
+Each sample is the mean of as many runs as take a millisecond or more, after one that is not timed; each round
+takes one sample of every model. Ratios are made within rounds, then their median is taken, which a drifting
+clock rate does not bias. Times are end to end: on a GPU they include the copies of inputs and outputs.
+"""
+
+from evonnx.speed.feeding import feeds_for
+from evonnx.speed.machine import environment
+from evonnx.speed.measuring import bench
+from evonnx.speed.precision import Precision
+from evonnx.speed.records import BenchResult, Latency, Timed
+from evonnx.speed.turns import (
+    BATCH_SECONDS,
+    SAMPLE_SECONDS,
+    WARM_UP_SECONDS,
+    Clock,
+    one_sample,
+    summarise,
+    take_turns,
+    warm_up,
+)
+
+__all__ = [
+    "BATCH_SECONDS",
+    "SAMPLE_SECONDS",
+    "WARM_UP_SECONDS",
+    "BenchResult",
+    "Clock",
+    "Latency",
+    "Precision",
+    "Timed",
+    "bench",
+    "environment",
+    "feeds_for",
+    "one_sample",
+    "summarise",
+    "take_turns",
+    "warm_up",
+]
