@@ -47,6 +47,9 @@ def bench(
     rounds: Annotated[
         int | None, typer.Option(min=3, help="Samples per model.", show_default="about 3 seconds' worth")
     ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare outputs with the first model's, on random inputs.")
+    ] = False,
     input_shape: InputShapes = None,
     threads: Threads = None,
     seed: Seed = 0,
@@ -57,12 +60,14 @@ def bench(
 
     The models take turns, so that a busy machine slows all of them alike. Reported per batch size: median,
     p10 and p90 milliseconds, throughput, how many times faster than the first model, and which provider ran
-    the nodes. Asking for a provider that cannot run here is an error.
+    the nodes. Asking for a provider that cannot run here is an error. --check says how far the outputs are
+    apart.
 
     \b
     Examples:
       evonnx bench model.onnx runs/model/best.onnx
       evonnx bench model.onnx small.onnx --batch 1,32 --provider cpu --threads 2
+      evonnx bench masked.onnx compact.onnx --check
       evonnx bench model.onnx --provider cuda --precision fp16 --json
     """
     batches = whole_numbers(batch, "--batch") if batch is not None else None
@@ -82,6 +87,7 @@ def bench(
         threads=threads,
         input_shapes=shapes,
         seed=seed,
+        check=check,
     )
     document = result.to_json()
     if as_json:

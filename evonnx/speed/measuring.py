@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from evonnx.errors import ModelError
 from evonnx.network import Array
 from evonnx.sessions import (
+    InputSpec,
     default_threads,
     input_specs,
     make_session,
@@ -19,11 +21,27 @@ from evonnx.sessions import (
     resolve_providers,
     run_session,
 )
+from evonnx.speed.agreement import CHECK_EXAMPLES, compare, fitted, merge
 from evonnx.speed.feeding import batch_sizes, feeds_for
 from evonnx.speed.machine import environment
 from evonnx.speed.precision import Precision, in_precision
-from evonnx.speed.records import BenchResult, Latency, Timed
+from evonnx.speed.records import Agreement, BenchResult, Latency, OutputAgreement, Timed
 from evonnx.speed.turns import Clock, summarise, take_turns
+
+InputShapes = Mapping[str, Sequence[int]] | None
+
+
+@dataclass(frozen=True)
+class _Contestant:
+    """One of the models that are compared, ready to run."""
+
+    index: int
+    path: str
+    session: Any
+    specs: tuple[InputSpec, ...]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        return run_session(self.session, feeds)
 
 
 def bench(
@@ -35,7 +53,8 @@ def bench(
     rounds: int | None = None,
     threads: int | None = None,
     seed: int = 0,
-    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    input_shapes: InputShapes = None,
+    check: bool = False,
     clock: Clock = time.perf_counter,
 ) -> BenchResult:
     """Time models side by side.
@@ -49,6 +68,7 @@ def bench(
         threads: onnxruntime's; None: all cores of this process.
         seed: for inputs and the order within rounds.
         input_shapes: shapes of inputs with dynamic dimensions beyond the batch, by input name.
+        check: compare every model's outputs with the first one's (`BenchResult.agreement`).
         clock: seconds.
 
     Raises:
@@ -60,29 +80,31 @@ def bench(
     wanted = resolve_providers(provider)
     workers = threads or default_threads()
     notes: list[str] = []
-    sources = [in_precision(Path(path), precision) for path in paths]
-    sessions = [make_session(one, threads=workers, providers=wanted, spinning=True) for one in sources]
+    contestants = [
+        _contestant(index, Path(path), precision, workers, wanted) for index, path in enumerate(paths)
+    ]
     if precision == "fp16" and wanted[0].startswith("CPU"):
         notes.append(
             "The CPU has few float16 kernels; times include the casts that onnxruntime puts around others."
         )
-    specs = [input_specs(session) for session in sessions]
-    sizes = batch_sizes(paths, specs, batches)
     order = np.random.default_rng([seed, 1])
     latencies: list[Latency] = []
-    for batch in sizes:
-        runs = []
-        for session, spec in zip(sessions, specs, strict=True):
-            # The same seed for every model: equal inputs where names and shapes are equal.
-            feeds = feeds_for(spec, batch, np.random.default_rng([seed, 0]), input_shapes)
-            runs.append(_runner(session, feeds))
+    agreement: list[Agreement] = []
+    for batch in batch_sizes(paths, [one.specs for one in contestants], batches):
+        # The same seed for every model: equal inputs where names and shapes are equal.
+        fed = [
+            feeds_for(one.specs, batch, np.random.default_rng([seed, 0]), input_shapes) for one in contestants
+        ]
+        if check:
+            agreement += _agreement(contestants, batch, seed, input_shapes)
+        runs = [_runner(one.session, feeds) for one, feeds in zip(contestants, fed, strict=True)]
         times, repeats = take_turns(runs, rounds, order, clock)
-        latencies += summarise([str(path) for path in paths], batch, times, repeats, seed)
+        latencies += summarise([one.path for one in contestants], batch, times, repeats, seed)
     return BenchResult(
         latencies=tuple(latencies),
         models=tuple(
-            Timed(index, str(path), Path(path).stat().st_size, placement(session))
-            for index, (path, session) in enumerate(zip(paths, sessions, strict=True))
+            Timed(one.index, one.path, Path(one.path).stat().st_size, placement(one.session))
+            for one in contestants
         ),
         provider=wanted[0],
         precision=precision,
@@ -91,7 +113,15 @@ def bench(
         seed=seed,
         environment=environment(),
         notes=tuple(notes),
+        agreement=tuple(agreement) if check else None,
     )
+
+
+def _contestant(
+    index: int, path: Path, precision: Precision, threads: int, providers: Sequence[str]
+) -> _Contestant:
+    session = make_session(in_precision(path, precision), threads=threads, providers=providers, spinning=True)
+    return _Contestant(index, str(path), session, input_specs(session))
 
 
 def _runner(session: Any, feeds: Mapping[str, Array]) -> Callable[[], None]:
@@ -103,3 +133,27 @@ def _runner(session: Any, feeds: Mapping[str, Array]) -> Callable[[], None]:
         session.run(names, held)
 
     return run
+
+
+def _agreement(
+    contestants: Sequence[_Contestant], batch: int, seed: int, input_shapes: InputShapes
+) -> list[Agreement]:
+    """Every model after the first against the first; the first run's inputs are those that are timed."""
+    first, *others = contestants
+    rng = np.random.default_rng([seed, 0])
+    runs = -(-CHECK_EXAMPLES // batch)
+    found: dict[int, list[tuple[OutputAgreement, ...]]] = {one.index: [] for one in others}
+    reasons: dict[int, str] = {}
+    for _ in range(runs):
+        feeds = feeds_for(first.specs, batch, rng, input_shapes)
+        expected = first.run(feeds)
+        for one in others:
+            given = fitted(feeds, one.specs)
+            if isinstance(given, str):
+                reasons[one.index] = given
+            else:
+                found[one.index].append(compare(expected, one.run(given), batch))
+    return [
+        Agreement(one.index, one.path, batch, runs * batch, merge(found[one.index]), reasons.get(one.index))
+        for one in others
+    ]

@@ -49,6 +49,41 @@ class Timed:
 
 
 @dataclass(frozen=True)
+class OutputAgreement:
+    """One output of a model against the first model's, on the same inputs; or why it can't be compared."""
+
+    output: str
+    largest_difference: float | None = None
+    """Largest absolute difference of two numbers, over all elements and examples."""
+    magnitude: float | None = None
+    """Largest absolute number in the first model's output."""
+    relative_difference: float | None = None
+    """Largest difference over magnitude; None where that is 0."""
+    not_finite: int | None = None
+    """Elements that are infinite or not a number in one model and something else in the other."""
+    same: int | None = None
+    """Outputs of shape (examples, classes): examples whose largest class is the same. Integers and truth
+    values: elements that are equal. None for anything else."""
+    of: int | None = None
+    """How many there are of what `same` counts."""
+    reason: str | None = None
+    """Why there are no figures."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A model's outputs against the first model's, at one batch size."""
+
+    index: int
+    model: str
+    batch: int
+    examples: int
+    outputs: tuple[OutputAgreement, ...]
+    reason: str | None = None
+    """Why nothing could be compared: the first model's inputs don't fit."""
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """A comparison: every model at every batch size, batch by batch."""
 
@@ -61,6 +96,8 @@ class BenchResult:
     seed: int
     environment: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    agreement: tuple[Agreement, ...] | None = None
+    """Every model after the first, batch by batch; None where it was not asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON-able data."""
@@ -70,4 +107,5 @@ class BenchResult:
             "notes": list(self.notes),
             "models": [{**asdict(model), "placement": model.summary()} for model in self.models],
             "latencies": [asdict(latency) for latency in self.latencies],
+            "agreement": None if self.agreement is None else [asdict(one) for one in self.agreement],
         }
