@@ -146,7 +146,7 @@ def _create_on_device(ort: Any, source: str | bytes, options: Any, wanted: Seque
             error = caught
     if session is not None and session.get_providers()[0] == wanted[0]:
         return session
-    if error is not None and source != _probe_model() and _working_devices(wanted[0]):
+    if error is not None and source != probe_model() and _working_devices(wanted[0]):
         raise error
     said = [clean_message(line) for line in _log_lines(log()) if "Failed" in line or "rror" in line]
     why = said[0] if said else (str(error) if error is not None else "onnxruntime gave no reason")
@@ -167,14 +167,15 @@ def _preload(ort: Any) -> None:
 def _working_devices(provider: str) -> tuple[str, ...]:
     """`(provider,)` if a one-node model truly runs on it, else `()`."""
     try:
-        session = make_session(_probe_model(), threads=1, providers=(provider, CPU))
+        session = make_session(probe_model(), threads=1, providers=(provider, CPU))
         run_session(session, {"x": np.zeros((1, 1), np.float32)})
     except (ProviderError, ModelError):
         return ()
     return (provider,)
 
 
-def _probe_model() -> bytes:
+def probe_model() -> bytes:
+    """A serialised model of one node, (1, 1) to (1, 1), for asking whether anything runs at all."""
     from onnx import TensorProto, helper
 
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in ("x", "y")]

@@ -50,6 +50,9 @@ def bench(
     check: Annotated[
         bool, typer.Option("--check", help="Compare outputs with the first model's, on random inputs.")
     ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Measure memory, each model in a process of its own.")
+    ] = False,
     input_shape: InputShapes = None,
     threads: Threads = None,
     seed: Seed = 0,
@@ -88,6 +91,7 @@ def bench(
         input_shapes=shapes,
         seed=seed,
         check=check,
+        memory=memory,
     )
     document = result.to_json()
     if as_json:

@@ -31,11 +31,12 @@ def bench_tables(bench: Mapping[str, Any]) -> list[Table]:
     columns = ("model", "batch", "median ms", "p10", "p90", "examples/s", "speed-up", "95% interval")
     note = f"{timing(bench)}; {bench['rounds']} rounds, the models taking turns. Speed-up: against the first."
     latency = Table("Latency in onnxruntime", columns, rows, note)
-    checked = [agreement_table(bench["agreement"])] if bench.get("agreement") else []
+    asked = (("agreement", agreement_table), ("memory", memory_table))
+    more = [table(bench[name]) for name, table in asked if bench.get(name)]
     placed = tuple((one["model"], whole(one["bytes"]), one["placement"]) for one in bench["models"])
     return [
         latency,
-        *checked,
+        *more,
         Table("Nodes by provider", ("model", "bytes", "nodes"), placed, " ".join(bench["notes"])),
     ]
 
@@ -61,6 +62,32 @@ def agreement_table(agreement: Sequence[Mapping[str, Any]]) -> Table:
         "random inputs do not say.",
         left=2,
     )
+
+
+def memory_table(memory: Sequence[Mapping[str, Any]]) -> Table:
+    """What each model takes.
+
+    Args:
+        memory: `BenchResult.to_json()["memory"]`.
+    """
+    on_device = any(one["device_bytes"] is not None or one["device_reason"] for one in memory)
+    columns = ("model", "batch", "resident MB", "without it, MB") + ("device MB",) * on_device
+    rows = tuple(
+        (one["model"], str(one["batch"]), *map(megabytes, (one["resident_bytes"], one["baseline_bytes"])))
+        + (megabytes(one["device_bytes"]),) * on_device
+        for one in memory
+    )
+    reasons = dict.fromkeys(one[name] for one in memory for name in ("reason", "device_reason") if one[name])
+    note = (
+        "Each model in a process of its own. Resident: the peak while it is loaded and run, inputs and "
+        "outputs included, over the same process with a model of one node."
+    )
+    return Table("Memory", columns, rows, " ".join([note, *(f"Not known: {why}." for why in reasons)]))
+
+
+def megabytes(value: int | None) -> str:
+    """Millions of bytes, or a dash."""
+    return "-" if value is None else f"{value / 1e6:,.1f}"
 
 
 def _output_cells(output: Mapping[str, Any], batch: int) -> tuple[str, ...]:

@@ -24,8 +24,9 @@ from evonnx.sessions import (
 from evonnx.speed.agreement import CHECK_EXAMPLES, compare, fitted, merge
 from evonnx.speed.feeding import batch_sizes, feeds_for
 from evonnx.speed.machine import environment
+from evonnx.speed.memory import measure_memory
 from evonnx.speed.precision import Precision, in_precision
-from evonnx.speed.records import Agreement, BenchResult, Latency, OutputAgreement, Timed
+from evonnx.speed.records import Agreement, BenchResult, Latency, Memory, OutputAgreement, Timed
 from evonnx.speed.turns import Clock, summarise, take_turns
 
 InputShapes = Mapping[str, Sequence[int]] | None
@@ -37,6 +38,8 @@ class _Contestant:
 
     index: int
     path: str
+    source: str | bytes
+    """What the session was made from."""
     session: Any
     specs: tuple[InputSpec, ...]
 
@@ -55,6 +58,7 @@ def bench(
     seed: int = 0,
     input_shapes: InputShapes = None,
     check: bool = False,
+    memory: bool = False,
     clock: Clock = time.perf_counter,
 ) -> BenchResult:
     """Time models side by side.
@@ -69,6 +73,7 @@ def bench(
         seed: for inputs and the order within rounds.
         input_shapes: shapes of inputs with dynamic dimensions beyond the batch, by input name.
         check: compare every model's outputs with the first one's (`BenchResult.agreement`).
+        memory: measure what each model takes, in a process of its own (`BenchResult.memory`).
         clock: seconds.
 
     Raises:
@@ -90,6 +95,7 @@ def bench(
     order = np.random.default_rng([seed, 1])
     latencies: list[Latency] = []
     agreement: list[Agreement] = []
+    memories: list[Memory] = []
     for batch in batch_sizes(paths, [one.specs for one in contestants], batches):
         # The same seed for every model: equal inputs where names and shapes are equal.
         fed = [
@@ -100,6 +106,17 @@ def bench(
         runs = [_runner(one.session, feeds) for one, feeds in zip(contestants, fed, strict=True)]
         times, repeats = take_turns(runs, rounds, order, clock)
         latencies += summarise([one.path for one in contestants], batch, times, repeats, seed)
+        if memory:
+            for one in contestants:
+                found = measure_memory(
+                    one.source,
+                    batch=batch,
+                    threads=workers,
+                    providers=wanted,
+                    seed=seed,
+                    input_shapes=input_shapes,
+                )
+                memories.append(Memory(one.index, one.path, batch, **found))
     return BenchResult(
         latencies=tuple(latencies),
         models=tuple(
@@ -114,14 +131,16 @@ def bench(
         environment=environment(),
         notes=tuple(notes),
         agreement=tuple(agreement) if check else None,
+        memory=tuple(memories) if memory else None,
     )
 
 
 def _contestant(
     index: int, path: Path, precision: Precision, threads: int, providers: Sequence[str]
 ) -> _Contestant:
-    session = make_session(in_precision(path, precision), threads=threads, providers=providers, spinning=True)
-    return _Contestant(index, str(path), session, input_specs(session))
+    source = in_precision(path, precision)
+    session = make_session(source, threads=threads, providers=providers, spinning=True)
+    return _Contestant(index, str(path), source, session, input_specs(session))
 
 
 def _runner(session: Any, feeds: Mapping[str, Array]) -> Callable[[], None]:

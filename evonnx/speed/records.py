@@ -84,6 +84,25 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What one model takes at one batch size, in a process that does nothing else."""
+
+    index: int
+    model: str
+    batch: int
+    resident_bytes: int | None
+    """Peak resident memory while it is loaded and run, inputs and outputs included, over `baseline_bytes`."""
+    baseline_bytes: int | None
+    """Resident memory of the same process before, when it had run a model of one node."""
+    reason: str | None
+    """Why these are not known."""
+    device_bytes: int | None
+    """On a GPU: what the driver says the process holds after its runs."""
+    device_reason: str | None
+    """Why that is not known; None on the CPU, where there is no other memory."""
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """A comparison: every model at every batch size, batch by batch."""
 
@@ -98,6 +117,8 @@ class BenchResult:
     notes: tuple[str, ...] = ()
     agreement: tuple[Agreement, ...] | None = None
     """Every model after the first, batch by batch; None where it was not asked for."""
+    memory: tuple[Memory, ...] | None = None
+    """Every model, batch by batch; None where it was not asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON-able data."""
@@ -107,5 +128,10 @@ class BenchResult:
             "notes": list(self.notes),
             "models": [{**asdict(model), "placement": model.summary()} for model in self.models],
             "latencies": [asdict(latency) for latency in self.latencies],
-            "agreement": None if self.agreement is None else [asdict(one) for one in self.agreement],
+            "agreement": _listed(self.agreement),
+            "memory": _listed(self.memory),
         }
+
+
+def _listed(rows: Sequence[Agreement | Memory] | None) -> list[dict[str, Any]] | None:
+    return None if rows is None else [asdict(row) for row in rows]
