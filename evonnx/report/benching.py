@@ -30,6 +30,7 @@ def bench_tables(bench: Mapping[str, Any]) -> list[Table]:
     )
     columns = ("model", "batch", "median ms", "p10", "p90", "examples/s", "speed-up", "95% interval")
     note = f"{timing(bench)}; {bench['rounds']} rounds, the models taking turns. Speed-up: against the first."
+    note = " ".join([note, *bench["notes"]])
     latency = Table("Latency in onnxruntime", columns, rows, note)
     asked = (("agreement", agreement_table), ("memory", memory_table))
     more = [table(bench[name]) for name, table in asked if bench.get(name)]
@@ -37,7 +38,7 @@ def bench_tables(bench: Mapping[str, Any]) -> list[Table]:
     return [
         latency,
         *more,
-        Table("Nodes by provider", ("model", "bytes", "nodes"), placed, " ".join(bench["notes"])),
+        Table("Nodes by provider", ("model", "bytes", "nodes"), placed),
     ]
 
 

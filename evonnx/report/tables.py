@@ -109,11 +109,12 @@ def latency_table(run: Run, bench: Mapping[str, Any]) -> Table:
         for batch in run.batches:
             cells += _latency_cells(one.latency.get(batch))
         rows.append(tuple(cells))
+    note = f"Median and spread of one call, {timing(bench)}; the models took turns. Speed-up: against Gen. 0."
     return Table(
         "Latency",
         tuple(columns),
         tuple(rows),
-        f"Median and spread of one call, {timing(bench)}; the models took turns. Speed-up: against Gen. 0.",
+        " ".join([note, *bench.get("notes", ())]),
         marked=run.marked,
     )
 

@@ -25,7 +25,9 @@ from evonnx.speed.agreement import CHECK_EXAMPLES, compare, fitted, merge
 from evonnx.speed.feeding import batch_sizes, feeds_for
 from evonnx.speed.machine import environment
 from evonnx.speed.memory import measure_memory
+from evonnx.speed.noise import conditions, noise_notes
 from evonnx.speed.precision import Precision, in_precision
+from evonnx.speed.readings import Reading, read
 from evonnx.speed.records import Agreement, BenchResult, Latency, Memory, OutputAgreement, Timed
 from evonnx.speed.turns import Clock, summarise, take_turns
 
@@ -60,6 +62,7 @@ def bench(
     check: bool = False,
     memory: bool = False,
     clock: Clock = time.perf_counter,
+    read: Callable[[], Reading] = read,
 ) -> BenchResult:
     """Time models side by side.
 
@@ -75,6 +78,7 @@ def bench(
         check: compare every model's outputs with the first one's (`BenchResult.agreement`).
         memory: measure what each model takes, in a process of its own (`BenchResult.memory`).
         clock: seconds.
+        read: tells what goes on on the machine, before and after each batch size is timed.
 
     Raises:
         ModelError: a model does not load or run, a batch size does not fit one, or it can't be made float16.
@@ -96,6 +100,7 @@ def bench(
     latencies: list[Latency] = []
     agreement: list[Agreement] = []
     memories: list[Memory] = []
+    readings: list[tuple[Reading, Reading]] = []
     for batch in batch_sizes(paths, [one.specs for one in contestants], batches):
         # The same seed for every model: equal inputs where names and shapes are equal.
         fed = [
@@ -104,7 +109,9 @@ def bench(
         if check:
             agreement += _agreement(contestants, batch, seed, input_shapes)
         runs = [_runner(one.session, feeds) for one, feeds in zip(contestants, fed, strict=True)]
+        before = read()
         times, repeats = take_turns(runs, rounds, order, clock)
+        readings.append((before, read()))
         latencies += summarise([one.path for one in contestants], batch, times, repeats, seed)
         if memory:
             for one in contestants:
@@ -117,6 +124,7 @@ def bench(
                     input_shapes=input_shapes,
                 )
                 memories.append(Memory(one.index, one.path, batch, **found))
+    disturbed = conditions(readings)
     return BenchResult(
         latencies=tuple(latencies),
         models=tuple(
@@ -129,7 +137,8 @@ def bench(
         rounds=min(latency.samples for latency in latencies),
         seed=seed,
         environment=environment(),
-        notes=tuple(notes),
+        notes=(*notes, *noise_notes(disturbed, latencies)),
+        conditions=disturbed,
         agreement=tuple(agreement) if check else None,
         memory=tuple(memories) if memory else None,
     )

@@ -29,6 +29,10 @@ class Latency:
     ratio_high: float
     samples: int
     runs_per_sample: int
+    drift: float = 1.0
+    """Median of the last third of samples over that of the first third."""
+    spread: float = 1.0
+    """90th percentile over the 10th."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,27 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """What went on on the cores of this process while models were timed; None: the platform does not tell."""
+
+    seconds: float
+    """That timing took."""
+    cores: int
+    """That this process may run on."""
+    other_cores: float | None
+    """How many of them other processes kept busy, on average."""
+    stolen_share: float | None
+    """Share of the cores' time that a hypervisor gave to other machines."""
+    switches: int | None
+    """How often this process was made to wait although it had work (involuntary context switches)."""
+    throttled: int | None
+    """How often a core was slowed down because it was hot."""
+    mhz_before: float | None
+    mhz_after: float | None
+    """Mean clock rates."""
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """A comparison: every model at every batch size, batch by batch."""
 
@@ -115,6 +140,7 @@ class BenchResult:
     seed: int
     environment: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    conditions: Conditions | None = None
     agreement: tuple[Agreement, ...] | None = None
     """Every model after the first, batch by batch; None where it was not asked for."""
     memory: tuple[Memory, ...] | None = None
@@ -128,6 +154,7 @@ class BenchResult:
             "notes": list(self.notes),
             "models": [{**asdict(model), "placement": model.summary()} for model in self.models],
             "latencies": [asdict(latency) for latency in self.latencies],
+            "conditions": None if self.conditions is None else asdict(self.conditions),
             "agreement": _listed(self.agreement),
             "memory": _listed(self.memory),
         }

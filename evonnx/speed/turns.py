@@ -86,6 +86,7 @@ def summarise(
     """Medians, spreads and paired ratios of `take_turns`' samples, shape (rounds, models), in seconds."""
     rng = np.random.default_rng([seed, 2])
     rounds = len(times)
+    third = max(1, rounds // 3)
     resampled = rng.integers(0, rounds, size=(1000, rounds))
     rows = []
     for index, name in enumerate(names):
@@ -111,6 +112,8 @@ def summarise(
                 ratio_high=float(high),
                 samples=rounds,
                 runs_per_sample=repeats[index],
+                drift=float(np.median(own[-third:]) / np.median(own[:third])),
+                spread=float(p90 / p10),
             )
         )
     return rows
