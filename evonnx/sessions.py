@@ -77,6 +77,7 @@ def make_session(
     optimize: bool = True,
     quiet: bool = True,
     spinning: bool = False,
+    profile_prefix: str | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession` that runs where it was asked to, or an error.
 
@@ -88,6 +89,7 @@ def make_session(
         optimize: False turns every graph optimisation off.
         quiet: keep onnxruntime's warnings from stderr; see `load_warnings` to read them.
         spinning: let worker threads spin during a run: lower latency, but they burn cores that others need.
+        profile_prefix: profile every run into a file whose path starts so; `end_profiling` ends and names it.
 
     Raises:
         ProviderError: the first provider cannot run here.
@@ -109,6 +111,9 @@ def make_session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # What `placement` reads; onnxruntime versions that do not know the entry ignore it.
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
     source: str | bytes = model if isinstance(model, bytes) else os.fspath(model)
     label = "the model" if isinstance(model, bytes) else f"{source!s}"
     if wanted[0] == CPU:

@@ -16,7 +16,7 @@ from evonnx.report.table import show
 
 GOLDEN = Path(__file__).parent / "golden"
 BENCH: dict[str, Any] = json.loads((GOLDEN / "bench.json").read_text(encoding="utf-8"))
-OPTIONAL = ("agreement", "memory")
+OPTIONAL = ("agreement", "memory", "per_layer")
 """What only some options bring."""
 
 

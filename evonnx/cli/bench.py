@@ -53,6 +53,9 @@ def bench(
     memory: Annotated[
         bool, typer.Option("--memory", help="Measure memory, each model in a process of its own.")
     ] = False,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="Show where time goes, node by node.")
+    ] = False,
     input_shape: InputShapes = None,
     threads: Threads = None,
     seed: Seed = 0,
@@ -92,6 +95,7 @@ def bench(
         seed=seed,
         check=check,
         memory=memory,
+        per_layer=per_layer,
     )
     document = result.to_json()
     if as_json:

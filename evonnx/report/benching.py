@@ -8,6 +8,9 @@ from typing import Any
 from evonnx.report.table import Table
 from evonnx.report.tables import milliseconds, part, times, timing, whole
 
+TOP_NODES = 15
+"""Nodes that a table of times per node shows."""
+
 
 def bench_tables(bench: Mapping[str, Any]) -> list[Table]:
     """Latency per model and batch size, what else was asked for, and where the nodes ran.
@@ -34,6 +37,7 @@ def bench_tables(bench: Mapping[str, Any]) -> list[Table]:
     latency = Table("Latency in onnxruntime", columns, rows, note)
     asked = (("agreement", agreement_table), ("memory", memory_table))
     more = [table(bench[name]) for name, table in asked if bench.get(name)]
+    more += layer_tables(bench["per_layer"]) if bench.get("per_layer") else []
     placed = tuple((one["model"], whole(one["bytes"]), one["placement"]) for one in bench["models"])
     return [
         latency,
@@ -84,6 +88,66 @@ def memory_table(memory: Sequence[Mapping[str, Any]]) -> Table:
         "outputs included, over the same process with a model of one node."
     )
     return Table("Memory", columns, rows, " ".join([note, *(f"Not known: {why}." for why in reasons)]))
+
+
+def layer_tables(per_layer: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Where time goes, the models side by side: per batch size, the nodes that take most, and operator types.
+
+    Args:
+        per_layer: `BenchResult.to_json()["per_layer"]`.
+    """
+    found = []
+    for batch in dict.fromkeys(one["batch"] for one in per_layer):
+        models = [one for one in per_layer if one["batch"] == batch]
+        columns = tuple(cell for one in models for cell in (f"{one['model']} us", "share"))
+        nodes = [_keyed(one["nodes"]) for one in models]
+        found.append(
+            Table(
+                f"Where time goes at batch {batch}: the nodes that take most",
+                ("node", "operator", *columns),
+                tuple((name, op_type, *cells) for (name, op_type, _), cells in _beside(nodes)[:TOP_NODES]),
+                "Medians of onnxruntime's profiler, which costs time itself; fused and inserted nodes as it "
+                "names them. --json has all nodes.",
+                left=2,
+            )
+        )
+        types = [{(one["op_type"],): one for one in model["op_types"]} for model in models]
+        found.append(
+            Table(
+                f"Where time goes at batch {batch}: operator types",
+                ("operator", *columns),
+                tuple((op_type, *cells) for (op_type,), cells in _beside(types)),
+            )
+        )
+    return found
+
+
+Timed = Mapping[tuple[Any, ...], Mapping[str, Any]]
+
+
+def _keyed(nodes: Sequence[Mapping[str, Any]]) -> Timed:
+    """Nodes by name, operator type and how many like them came before: names may be there twice."""
+    keyed: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for node in nodes:
+        alike = 0
+        while (key := (node["name"], node["op_type"], alike)) in keyed:
+            alike += 1
+        keyed[key] = node
+    return keyed
+
+
+def _beside(models: Sequence[Timed]) -> list[tuple[tuple[Any, ...], list[str]]]:
+    """Times and shares of what goes by the same key in several models, what takes most in any first."""
+    keys = dict.fromkeys(key for model in models for key in model)
+    most = {key: max(model[key]["microseconds"] for model in models if key in model) for key in keys}
+    rows = []
+    for key in sorted(keys, key=lambda one: -most[one]):
+        cells = []
+        for model in models:
+            one = model.get(key)
+            cells += ["-", "-"] if one is None else [f"{one['microseconds']:,.0f}", f"{one['share']:.1%}"]
+        rows.append((key, cells))
+    return rows
 
 
 def megabytes(value: int | None) -> str:

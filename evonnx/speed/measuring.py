@@ -13,6 +13,7 @@ import numpy as np
 from evonnx.errors import ModelError
 from evonnx.network import Array
 from evonnx.sessions import (
+    CPU,
     InputSpec,
     default_threads,
     input_specs,
@@ -23,12 +24,14 @@ from evonnx.sessions import (
 )
 from evonnx.speed.agreement import CHECK_EXAMPLES, compare, fitted, merge
 from evonnx.speed.feeding import batch_sizes, feeds_for
+from evonnx.speed.layers import op_times
 from evonnx.speed.machine import environment
 from evonnx.speed.memory import measure_memory
 from evonnx.speed.noise import conditions, noise_notes
 from evonnx.speed.precision import Precision, in_precision
+from evonnx.speed.profiling import profile_nodes
 from evonnx.speed.readings import Reading, read
-from evonnx.speed.records import Agreement, BenchResult, Latency, Memory, OutputAgreement, Timed
+from evonnx.speed.records import Agreement, BenchResult, Latency, LayerTimes, Memory, OutputAgreement, Timed
 from evonnx.speed.turns import Clock, summarise, take_turns
 
 InputShapes = Mapping[str, Sequence[int]] | None
@@ -61,6 +64,7 @@ def bench(
     input_shapes: InputShapes = None,
     check: bool = False,
     memory: bool = False,
+    per_layer: bool = False,
     clock: Clock = time.perf_counter,
     read: Callable[[], Reading] = read,
 ) -> BenchResult:
@@ -77,6 +81,7 @@ def bench(
         input_shapes: shapes of inputs with dynamic dimensions beyond the batch, by input name.
         check: compare every model's outputs with the first one's (`BenchResult.agreement`).
         memory: measure what each model takes, in a process of its own (`BenchResult.memory`).
+        per_layer: profile where each model's time goes, in a session of its own (`BenchResult.per_layer`).
         clock: seconds.
         read: tells what goes on on the machine, before and after each batch size is timed.
 
@@ -100,6 +105,7 @@ def bench(
     latencies: list[Latency] = []
     agreement: list[Agreement] = []
     memories: list[Memory] = []
+    layers: list[LayerTimes] = []
     readings: list[tuple[Reading, Reading]] = []
     for batch in batch_sizes(paths, [one.specs for one in contestants], batches):
         # The same seed for every model: equal inputs where names and shapes are equal.
@@ -113,17 +119,20 @@ def bench(
         times, repeats = take_turns(runs, rounds, order, clock)
         readings.append((before, read()))
         latencies += summarise([one.path for one in contestants], batch, times, repeats, seed)
-        if memory:
-            for one in contestants:
-                found = measure_memory(
-                    one.source,
-                    batch=batch,
-                    threads=workers,
-                    providers=wanted,
-                    seed=seed,
-                    input_shapes=input_shapes,
-                )
-                memories.append(Memory(one.index, one.path, batch, **found))
+        for one, feeds in zip(contestants, fed, strict=True):
+            where: dict[str, Any] = {"threads": workers, "providers": wanted}
+            if memory:
+                taken = measure_memory(one.source, batch=batch, seed=seed, input_shapes=input_shapes, **where)
+                memories.append(Memory(one.index, one.path, batch, **taken))
+            if per_layer:
+                count, nodes = profile_nodes(one.source, feeds, **where)
+                whole = sum(node.microseconds for node in nodes)
+                layers.append(LayerTimes(one.index, one.path, batch, count, whole, nodes, op_times(nodes)))
+    if per_layer and wanted[0] != CPU:
+        notes.append(
+            f"Times per node are what the host spends on them; what {wanted[0]} computes afterwards on its "
+            "own is not in them."
+        )
     disturbed = conditions(readings)
     return BenchResult(
         latencies=tuple(latencies),
@@ -141,6 +150,7 @@ def bench(
         conditions=disturbed,
         agreement=tuple(agreement) if check else None,
         memory=tuple(memories) if memory else None,
+        per_layer=tuple(layers) if per_layer else None,
     )
 
 

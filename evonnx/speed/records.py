@@ -107,6 +107,47 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class NodeTime:
+    """One node of a model's optimised graph."""
+
+    name: str
+    """The user's, where the node is; fused and inserted ones as onnxruntime calls them."""
+    op_type: str
+    provider: str
+    microseconds: float
+    """Per run, median."""
+    share: float
+    """Of the sum over all nodes."""
+
+
+@dataclass(frozen=True)
+class OpTime:
+    """All nodes of one operator type."""
+
+    op_type: str
+    nodes: int
+    microseconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class LayerTimes:
+    """Where one model's time goes, as onnxruntime's profiler sees it, which costs time itself."""
+
+    index: int
+    model: str
+    batch: int
+    runs: int
+    """That the medians are over."""
+    microseconds: float
+    """Sum over all nodes."""
+    nodes: tuple[NodeTime, ...]
+    """In order of execution."""
+    op_types: tuple[OpTime, ...]
+    """The largest first."""
+
+
+@dataclass(frozen=True)
 class Conditions:
     """What went on on the cores of this process while models were timed; None: the platform does not tell."""
 
@@ -145,6 +186,8 @@ class BenchResult:
     """Every model after the first, batch by batch; None where it was not asked for."""
     memory: tuple[Memory, ...] | None = None
     """Every model, batch by batch; None where it was not asked for."""
+    per_layer: tuple[LayerTimes, ...] | None = None
+    """Every model, batch by batch; None where it was not asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON-able data."""
@@ -157,8 +200,9 @@ class BenchResult:
             "conditions": None if self.conditions is None else asdict(self.conditions),
             "agreement": _listed(self.agreement),
             "memory": _listed(self.memory),
+            "per_layer": _listed(self.per_layer),
         }
 
 
-def _listed(rows: Sequence[Agreement | Memory] | None) -> list[dict[str, Any]] | None:
+def _listed(rows: Sequence[Agreement | Memory | LayerTimes] | None) -> list[dict[str, Any]] | None:
     return None if rows is None else [asdict(row) for row in rows]
