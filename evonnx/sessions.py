@@ -78,6 +78,7 @@ def make_session(
     quiet: bool = True,
     spinning: bool = False,
     profile_prefix: str | None = None,
+    provider_options: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession` that runs where it was asked to, or an error.
 
@@ -90,6 +91,7 @@ def make_session(
         quiet: keep onnxruntime's warnings from stderr; see `load_warnings` to read them.
         spinning: let worker threads spin during a run: lower latency, but they burn cores that others need.
         profile_prefix: profile every run into a file whose path starts so; `end_profiling` ends and names it.
+        provider_options: onnxruntime's options by provider, for those that are among `providers`.
 
     Raises:
         ProviderError: the first provider cannot run here.
@@ -116,17 +118,27 @@ def make_session(
         options.profile_file_prefix = profile_prefix
     source: str | bytes = model if isinstance(model, bytes) else os.fspath(model)
     label = "the model" if isinstance(model, bytes) else f"{source!s}"
+    given = [dict((provider_options or {}).get(name, {})) for name in wanted]
     if wanted[0] == CPU:
-        session = _create(ort, source, options, wanted, label)
+        session = _create(ort, source, options, wanted, given, label)
     else:
-        session = _create_on_device(ort, source, options, wanted, label)
+        session = _create_on_device(ort, source, options, wanted, given, label)
     session.disable_fallback()
     return session
 
 
-def _create(ort: Any, source: str | bytes, options: Any, wanted: Sequence[str], label: str) -> Any:
+def _create(
+    ort: Any,
+    source: str | bytes,
+    options: Any,
+    wanted: Sequence[str],
+    given: Sequence[dict[str, str]],
+    label: str,
+) -> Any:
     try:
-        return ort.InferenceSession(source, options, providers=list(wanted), enable_fallback=0)
+        return ort.InferenceSession(
+            source, options, providers=list(wanted), provider_options=list(given), enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's classes share no base but Exception
         raise ModelError(
             f"onnxruntime {ort.__version__} cannot load {label}: {clean_message(error)}. If the file is "
@@ -134,7 +146,14 @@ def _create(ort: Any, source: str | bytes, options: Any, wanted: Sequence[str], 
         ) from error
 
 
-def _create_on_device(ort: Any, source: str | bytes, options: Any, wanted: Sequence[str], label: str) -> Any:
+def _create_on_device(
+    ort: Any,
+    source: str | bytes,
+    options: Any,
+    wanted: Sequence[str],
+    given: Sequence[dict[str, str]],
+    label: str,
+) -> Any:
     if wanted[0] not in ort.get_available_providers():
         has = ", ".join(ort.get_available_providers())
         raise ProviderError(
@@ -146,7 +165,7 @@ def _create_on_device(ort: Any, source: str | bytes, options: Any, wanted: Seque
     with _captured_stderr() as log:
         _preload(ort)
         try:
-            session = _create(ort, source, options, wanted, label)
+            session = _create(ort, source, options, wanted, given, label)
         except ModelError as caught:
             error = caught
     if session is not None and session.get_providers()[0] == wanted[0]:

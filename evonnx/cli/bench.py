@@ -56,6 +56,9 @@ def bench(
     per_layer: Annotated[
         bool, typer.Option("--per-layer", help="Show where time goes, node by node.")
     ] = False,
+    cuda_graphs: Annotated[
+        bool, typer.Option("--cuda-graphs/--no-cuda-graphs", help="On CUDA, replay captured runs.")
+    ] = True,
     input_shape: InputShapes = None,
     threads: Threads = None,
     seed: Seed = 0,
@@ -96,6 +99,7 @@ def bench(
         check=check,
         memory=memory,
         per_layer=per_layer,
+        cuda_graphs=cuda_graphs,
     )
     document = result.to_json()
     if as_json:

@@ -20,9 +20,14 @@ def whole(value: float | None) -> str:
 
 
 def timing(bench: Mapping[str, Any]) -> str:
-    """How it was timed: provider, precision, threads, processor."""
+    """How it was timed: provider, precision, threads, processor; on a GPU, whether with copies and graphs."""
     threads = f"{bench['threads']} thread{'' if bench['threads'] == 1 else 's'}"
-    return f"{bench['provider']}, {bench['precision']}, {threads}, {bench['environment']['processor']}"
+    parts = [bench["provider"], bench["precision"], threads, bench["environment"]["processor"]]
+    if bench.get("copies", "none") != "none":
+        parts.append(f"copies {bench['copies']}")
+    if bench.get("cuda_graphs"):
+        parts.append("CUDA graphs")
+    return ", ".join(parts)
 
 
 def part(value: int, total: int) -> str:

@@ -2,7 +2,8 @@
 
 Each sample is the mean of as many runs as take a millisecond or more, after one that is not timed; each round
 takes one sample of every model. Ratios are made within rounds, then their median is taken, which a drifting
-clock rate does not bias. Times are end to end: on a GPU they include the copies of inputs and outputs.
+clock rate does not bias. On a GPU inputs and outputs stay on the device, where that can be done for all
+models; `BenchResult.copies` says whether it was.
 """
 
 from evonnx.speed.feeding import feeds_for

@@ -23,18 +23,69 @@ from evonnx.sessions import (
     run_session,
 )
 from evonnx.speed.agreement import CHECK_EXAMPLES, compare, fitted, merge
+from evonnx.speed.binding import GRAPH_OPTIONS
 from evonnx.speed.feeding import batch_sizes, feeds_for
 from evonnx.speed.layers import op_times
 from evonnx.speed.machine import environment
 from evonnx.speed.memory import measure_memory
 from evonnx.speed.noise import conditions, noise_notes
+from evonnx.speed.placing import placement_note
 from evonnx.speed.precision import Precision, in_precision
 from evonnx.speed.profiling import profile_nodes
 from evonnx.speed.readings import Reading, read
-from evonnx.speed.records import Agreement, BenchResult, Latency, LayerTimes, Memory, OutputAgreement, Timed
+from evonnx.speed.records import (
+    Agreement,
+    BenchResult,
+    Copies,
+    Latency,
+    LayerTimes,
+    Memory,
+    OutputAgreement,
+    Timed,
+)
+from evonnx.speed.running import way_to_run
 from evonnx.speed.turns import Clock, summarise, take_turns
 
 InputShapes = Mapping[str, Sequence[int]] | None
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What was asked for, and the machine's clock and readings."""
+
+    providers: tuple[str, ...]
+    threads: int
+    rounds: int | None
+    seed: int
+    input_shapes: InputShapes
+    check: bool
+    memory: bool
+    per_layer: bool
+    cuda_graphs: bool
+    clock: Clock
+    read: Callable[[], Reading]
+
+    @property
+    def provider(self) -> str:
+        return self.providers[0]
+
+    def session(self, source: str | bytes, **more: Any) -> Any:
+        return make_session(source, threads=self.threads, providers=self.providers, spinning=True, **more)
+
+
+@dataclass(frozen=True)
+class _AtBatch:
+    """What was measured at one batch size."""
+
+    batch: int
+    latencies: Sequence[Latency]
+    readings: tuple[Reading, Reading]
+    copies: Copies
+    cuda_graphs: bool
+    notes: Sequence[str]
+    agreement: Sequence[Agreement]
+    memory: Sequence[Memory]
+    layers: Sequence[LayerTimes]
 
 
 @dataclass(frozen=True)
@@ -65,6 +116,7 @@ def bench(
     check: bool = False,
     memory: bool = False,
     per_layer: bool = False,
+    cuda_graphs: bool = True,
     clock: Clock = time.perf_counter,
     read: Callable[[], Reading] = read,
 ) -> BenchResult:
@@ -82,6 +134,7 @@ def bench(
         check: compare every model's outputs with the first one's (`BenchResult.agreement`).
         memory: measure what each model takes, in a process of its own (`BenchResult.memory`).
         per_layer: profile where each model's time goes, in a session of its own (`BenchResult.per_layer`).
+        cuda_graphs: on CUDA, replay runs as captured graphs where all models allow it.
         clock: seconds.
         read: tells what goes on on the machine, before and after each batch size is timed.
 
@@ -91,99 +144,152 @@ def bench(
     """
     if not paths:
         raise ModelError("There is no model to time; name at least one ONNX file.")
-    wanted = resolve_providers(provider)
-    workers = threads or default_threads()
-    notes: list[str] = []
-    contestants = [
-        _contestant(index, Path(path), precision, workers, wanted) for index, path in enumerate(paths)
-    ]
-    if precision == "fp16" and wanted[0].startswith("CPU"):
-        notes.append(
-            "The CPU has few float16 kernels; times include the casts that onnxruntime puts around others."
-        )
+    setting = _Setting(
+        providers=resolve_providers(provider),
+        threads=threads or default_threads(),
+        rounds=rounds,
+        seed=seed,
+        input_shapes=input_shapes,
+        check=check,
+        memory=memory,
+        per_layer=per_layer,
+        cuda_graphs=cuda_graphs,
+        clock=clock,
+        read=read,
+    )
+    contestants = [_contestant(index, Path(path), precision, setting) for index, path in enumerate(paths)]
     order = np.random.default_rng([seed, 1])
-    latencies: list[Latency] = []
-    agreement: list[Agreement] = []
-    memories: list[Memory] = []
-    layers: list[LayerTimes] = []
-    readings: list[tuple[Reading, Reading]] = []
-    for batch in batch_sizes(paths, [one.specs for one in contestants], batches):
-        # The same seed for every model: equal inputs where names and shapes are equal.
-        fed = [
-            feeds_for(one.specs, batch, np.random.default_rng([seed, 0]), input_shapes) for one in contestants
-        ]
-        if check:
-            agreement += _agreement(contestants, batch, seed, input_shapes)
-        runs = [_runner(one.session, feeds) for one, feeds in zip(contestants, fed, strict=True)]
-        before = read()
-        times, repeats = take_turns(runs, rounds, order, clock)
-        readings.append((before, read()))
-        latencies += summarise([one.path for one in contestants], batch, times, repeats, seed)
-        for one, feeds in zip(contestants, fed, strict=True):
-            where: dict[str, Any] = {"threads": workers, "providers": wanted}
-            if memory:
-                taken = measure_memory(one.source, batch=batch, seed=seed, input_shapes=input_shapes, **where)
-                memories.append(Memory(one.index, one.path, batch, **taken))
-            if per_layer:
-                count, nodes = profile_nodes(one.source, feeds, **where)
-                whole = sum(node.microseconds for node in nodes)
-                layers.append(LayerTimes(one.index, one.path, batch, count, whole, nodes, op_times(nodes)))
-    if per_layer and wanted[0] != CPU:
-        notes.append(
-            f"Times per node are what the host spends on them; what {wanted[0]} computes afterwards on its "
-            "own is not in them."
-        )
-    disturbed = conditions(readings)
+    parts = [
+        _at_batch(contestants, batch, setting, order)
+        for batch in batch_sizes(paths, [one.specs for one in contestants], batches)
+    ]
+    latencies = tuple(row for part in parts for row in part.latencies)
+    disturbed = conditions([part.readings for part in parts])
+    models = tuple(
+        Timed(one.index, one.path, Path(one.path).stat().st_size, placement(one.session))
+        for one in contestants
+    )
+    notes = [*_setting_notes(setting, precision), *_placement_notes(models, setting), *_way_notes(parts)]
     return BenchResult(
-        latencies=tuple(latencies),
-        models=tuple(
-            Timed(one.index, one.path, Path(one.path).stat().st_size, placement(one.session))
-            for one in contestants
-        ),
-        provider=wanted[0],
+        latencies=latencies,
+        models=models,
+        provider=setting.provider,
         precision=precision,
-        threads=workers,
+        threads=setting.threads,
         rounds=min(latency.samples for latency in latencies),
         seed=seed,
         environment=environment(),
         notes=(*notes, *noise_notes(disturbed, latencies)),
+        copies="included" if any(part.copies == "included" for part in parts) else parts[0].copies,
+        cuda_graphs=all(part.cuda_graphs for part in parts),
         conditions=disturbed,
-        agreement=tuple(agreement) if check else None,
-        memory=tuple(memories) if memory else None,
-        per_layer=tuple(layers) if per_layer else None,
+        agreement=tuple(row for part in parts for row in part.agreement) if check else None,
+        memory=tuple(row for part in parts for row in part.memory) if memory else None,
+        per_layer=tuple(row for part in parts for row in part.layers) if per_layer else None,
     )
 
 
-def _contestant(
-    index: int, path: Path, precision: Precision, threads: int, providers: Sequence[str]
-) -> _Contestant:
+def _at_batch(
+    contestants: Sequence[_Contestant], batch: int, setting: _Setting, order: np.random.Generator
+) -> _AtBatch:
+    """Everything that is measured at one batch size; what was only made for it goes with it."""
+    # The same seed for every model: equal inputs where names and shapes are equal.
+    fed = [
+        feeds_for(one.specs, batch, np.random.default_rng([setting.seed, 0]), setting.input_shapes)
+        for one in contestants
+    ]
+    agreement = _agreement(contestants, batch, setting) if setting.check else []
+
+    def capturing(index: int) -> Any:
+        # A graph is captured for one shape, so each batch size has sessions of its own for it.
+        return setting.session(contestants[index].source, provider_options=GRAPH_OPTIONS)
+
+    way = way_to_run(contestants, fed, setting.provider, capturing if setting.cuda_graphs else None)
+    before = setting.read()
+    times, repeats = take_turns(way.runs, setting.rounds, order, setting.clock)
+    after = setting.read()
+    pairs = list(zip(contestants, fed, strict=True))
+    return _AtBatch(
+        batch=batch,
+        latencies=summarise([one.path for one in contestants], batch, times, repeats, setting.seed),
+        readings=(before, after),
+        copies=way.copies,
+        cuda_graphs=way.cuda_graphs,
+        notes=way.notes,
+        agreement=agreement,
+        memory=[_memory(one, batch, setting) for one in contestants] if setting.memory else [],
+        layers=[_layers(one, batch, feeds, setting) for one, feeds in pairs] if setting.per_layer else [],
+    )
+
+
+def _memory(one: _Contestant, batch: int, setting: _Setting) -> Memory:
+    found = measure_memory(
+        one.source,
+        batch=batch,
+        threads=setting.threads,
+        providers=setting.providers,
+        seed=setting.seed,
+        input_shapes=setting.input_shapes,
+    )
+    return Memory(one.index, one.path, batch, **found)
+
+
+def _layers(one: _Contestant, batch: int, feeds: Mapping[str, Array], setting: _Setting) -> LayerTimes:
+    runs, nodes = profile_nodes(
+        one.source, feeds, threads=setting.threads, providers=setting.providers, clock=setting.clock
+    )
+    whole = sum(node.microseconds for node in nodes)
+    return LayerTimes(one.index, one.path, batch, runs, whole, nodes, op_times(nodes))
+
+
+def _setting_notes(setting: _Setting, precision: Precision) -> list[str]:
+    notes = []
+    if precision == "fp16" and setting.provider == CPU:
+        notes.append(
+            "The CPU has few float16 kernels; times include the casts that onnxruntime puts around others."
+        )
+    if setting.per_layer and setting.provider != CPU:
+        notes.append(
+            f"Times per node are what the host spends on them; what {setting.provider} computes afterwards "
+            "on its own is not in them."
+        )
+    return notes
+
+
+def _placement_notes(models: Sequence[Timed], setting: _Setting) -> list[str]:
+    if setting.provider == CPU:
+        return []
+    found = [placement_note(one.model, one.nodes, setting.provider) for one in models]
+    return [note for note in found if note is not None]
+
+
+def _way_notes(parts: Sequence[_AtBatch]) -> list[str]:
+    """Why models were not run in the cheapest way, once; and at which batch sizes, where that differs."""
+    notes = list(dict.fromkeys(note for part in parts for note in part.notes))
+    if len({(part.copies, part.cuda_graphs) for part in parts}) > 1:
+        ways = [
+            f"{part.batch} (copies {part.copies}{', CUDA graphs' if part.cuda_graphs else ''})"
+            for part in parts
+        ]
+        notes.append(f"Batch sizes were run in different ways: {', '.join(ways)}.")
+    return notes
+
+
+def _contestant(index: int, path: Path, precision: Precision, setting: _Setting) -> _Contestant:
     source = in_precision(path, precision)
-    session = make_session(source, threads=threads, providers=providers, spinning=True)
+    session = setting.session(source)
     return _Contestant(index, str(path), source, session, input_specs(session))
 
 
-def _runner(session: Any, feeds: Mapping[str, Array]) -> Callable[[], None]:
-    names = [output.name for output in session.get_outputs()]
-    run_session(session, feeds, names)  # a clear error before the clock starts
-    held = dict(feeds)
-
-    def run() -> None:
-        session.run(names, held)
-
-    return run
-
-
-def _agreement(
-    contestants: Sequence[_Contestant], batch: int, seed: int, input_shapes: InputShapes
-) -> list[Agreement]:
+def _agreement(contestants: Sequence[_Contestant], batch: int, setting: _Setting) -> list[Agreement]:
     """Every model after the first against the first; the first run's inputs are those that are timed."""
     first, *others = contestants
-    rng = np.random.default_rng([seed, 0])
+    rng = np.random.default_rng([setting.seed, 0])
     runs = -(-CHECK_EXAMPLES // batch)
     found: dict[int, list[tuple[OutputAgreement, ...]]] = {one.index: [] for one in others}
     reasons: dict[int, str] = {}
     for _ in range(runs):
-        feeds = feeds_for(first.specs, batch, rng, input_shapes)
+        feeds = feeds_for(first.specs, batch, rng, setting.input_shapes)
         expected = first.run(feeds)
         for one in others:
             given = fitted(feeds, one.specs)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+Copies = Literal["none", "included", "excluded"]
+"""Whether times hold the copies of inputs and outputs to and from the device; on the CPU there are none."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,9 @@ class BenchResult:
     seed: int
     environment: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    copies: Copies = "none"
+    cuda_graphs: bool = False
+    """Whether runs were captured as CUDA graphs and replayed, at every batch size."""
     conditions: Conditions | None = None
     agreement: tuple[Agreement, ...] | None = None
     """Every model after the first, batch by batch; None where it was not asked for."""
@@ -193,6 +199,8 @@ class BenchResult:
         """The result as JSON-able data."""
         return {
             **{name: getattr(self, name) for name in ("provider", "precision", "threads", "rounds", "seed")},
+            "copies": self.copies,
+            "cuda_graphs": self.cuda_graphs,
             "environment": dict(self.environment),
             "notes": list(self.notes),
             "models": [{**asdict(model), "placement": model.summary()} for model in self.models],
