@@ -162,7 +162,7 @@ def _create_on_device(
         )
     error: ModelError | None = None
     session = None
-    with _captured_stderr() as log:
+    with captured_stderr() as log:
         _preload(ort)
         try:
             session = _create(ort, source, options, wanted, given, label)
@@ -277,7 +277,7 @@ def load_warnings(model: str | os.PathLike[str] | bytes) -> list[str]:
     Raises:
         ModelError: onnxruntime refuses the model.
     """
-    with _captured_stderr() as log:
+    with captured_stderr() as log:
         make_session(model, threads=1, quiet=False)
     return _log_lines(log())
 
@@ -300,8 +300,11 @@ def clean_message(error: BaseException | str) -> str:
 
 
 @contextlib.contextmanager
-def _captured_stderr() -> Iterator[Any]:
-    """Capture file descriptor 2, C++ included; yields a function that returns the text afterwards."""
+def captured_stderr() -> Iterator[Any]:
+    """Capture file descriptor 2, C++ included; yields a function that returns the text afterwards.
+
+    Not for use beside other threads that write there.
+    """
     text: list[str] = []
     with tempfile.TemporaryFile() as file:
         sys.stderr.flush()

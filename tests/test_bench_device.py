@@ -120,7 +120,7 @@ FEEDS = {"x": np.zeros((1, 8, 16, 16), np.float32)}
 
 
 def fake(model: Path, **given: Any) -> Any:
-    return SimpleNamespace(path=model.name, session=FakeSession(make_session(model, threads=1), **given))
+    return SimpleNamespace(label=model.name, session=FakeSession(make_session(model, threads=1), **given))
 
 
 def test_bound_runs_take_the_same_values(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

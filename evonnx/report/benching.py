@@ -20,7 +20,7 @@ def bench_tables(bench: Mapping[str, Any]) -> list[Table]:
     """
     rows = tuple(
         (
-            one["model"],
+            named(one),
             str(one["batch"]),
             milliseconds(one["median_ms"]),
             milliseconds(one["p10_ms"]),
@@ -38,7 +38,7 @@ def bench_tables(bench: Mapping[str, Any]) -> list[Table]:
     asked = (("agreement", agreement_table), ("memory", memory_table))
     more = [table(bench[name]) for name, table in asked if bench.get(name)]
     more += layer_tables(bench["per_layer"]) if bench.get("per_layer") else []
-    placed = tuple((one["model"], whole(one["bytes"]), one["placement"]) for one in bench["models"])
+    placed = tuple((named(one), whole(one["bytes"]), one["placement"]) for one in bench["models"])
     return [
         latency,
         *more,
@@ -46,26 +46,47 @@ def bench_tables(bench: Mapping[str, Any]) -> list[Table]:
     ]
 
 
+def named(one: Mapping[str, Any]) -> str:
+    """A model, and the precision of a copy of it."""
+    precision = one.get("precision", "fp32")
+    return str(one["model"]) if precision == "fp32" else f"{one['model']} ({precision})"
+
+
 def agreement_table(agreement: Sequence[Mapping[str, Any]]) -> Table:
-    """How far each model's outputs are from the first one's.
+    """How far outputs are from those of the first model, or of the file that a copy is of.
 
     Args:
         agreement: `BenchResult.to_json()["agreement"]`.
     """
     rows: list[tuple[str, ...]] = []
     for one in agreement:
+        against = named({"model": one["against"], "precision": one["against_precision"]})
+        start = (named(one), against)
         if one["reason"] is not None:
-            rows.append((one["model"], f"not compared: {one['reason']}", str(one["batch"]), "-", "-", "-"))
-        rows += [(one["model"], *_output_cells(output, one["batch"])) for output in one["outputs"]]
+            rows.append((*start, f"not compared: {one['reason']}", str(one["batch"]), "-", "-", "-"))
+        rows += [(*start, *_output_cells(output, one["batch"])) for output in one["outputs"]]
     return Table(
-        "Agreement with the first model",
-        ("model", "output", "batch", "largest difference", "relative", "same"),
+        "Agreement of outputs",
+        ("model", "against", "output", "batch", "largest difference", "relative", "same"),
         tuple(rows),
-        f"On {agreement[0]['examples']} random examples or more per batch size. Relative: over the largest "
-        "number in the first model's output. Same: examples with the same largest class, of integers the "
-        "equal ones. Files that compute the same function differ by rounding only; how accurate a model is, "
-        "random inputs do not say.",
-        left=2,
+        "On at least 16 random examples per batch size. Relative: over the largest number in the other's "
+        "output. Same: examples with the same largest class, of integers the equal ones. Files that compute "
+        "the same function differ by rounding only; how accurate a model is, random inputs do not say.",
+        left=3,
+    )
+
+
+def _output_cells(output: Mapping[str, Any], batch: int) -> tuple[str, ...]:
+    if output["reason"] is not None:
+        return f"{output['output']}: not compared, {output['reason']}", str(batch), "-", "-", "-"
+    relative = output["relative_difference"]
+    unlike = f", {output['not_finite']} not finite" if output["not_finite"] else ""
+    return (
+        output["output"],
+        str(batch),
+        f"{output['largest_difference']:.2e}{unlike}",
+        "-" if relative is None else f"{relative:.2e}",
+        "-" if output["same"] is None else part(output["same"], output["of"]),
     )
 
 
@@ -78,7 +99,7 @@ def memory_table(memory: Sequence[Mapping[str, Any]]) -> Table:
     on_device = any(one["device_bytes"] is not None or one["device_reason"] for one in memory)
     columns = ("model", "batch", "resident MB", "without it, MB") + ("device MB",) * on_device
     rows = tuple(
-        (one["model"], str(one["batch"]), *map(megabytes, (one["resident_bytes"], one["baseline_bytes"])))
+        (named(one), str(one["batch"]), *map(megabytes, (one["resident_bytes"], one["baseline_bytes"])))
         + (megabytes(one["device_bytes"]),) * on_device
         for one in memory
     )
@@ -99,7 +120,7 @@ def layer_tables(per_layer: Sequence[Mapping[str, Any]]) -> list[Table]:
     found = []
     for batch in dict.fromkeys(one["batch"] for one in per_layer):
         models = [one for one in per_layer if one["batch"] == batch]
-        columns = tuple(cell for one in models for cell in (f"{one['model']} us", "share"))
+        columns = tuple(cell for one in models for cell in (f"{named(one)} us", "share"))
         nodes = [_keyed(one["nodes"]) for one in models]
         found.append(
             Table(
@@ -153,17 +174,3 @@ def _beside(models: Sequence[Timed]) -> list[tuple[tuple[Any, ...], list[str]]]:
 def megabytes(value: int | None) -> str:
     """Millions of bytes, or a dash."""
     return "-" if value is None else f"{value / 1e6:,.1f}"
-
-
-def _output_cells(output: Mapping[str, Any], batch: int) -> tuple[str, ...]:
-    if output["reason"] is not None:
-        return f"{output['output']}: not compared, {output['reason']}", str(batch), "-", "-", "-"
-    relative = output["relative_difference"]
-    unlike = f", {output['not_finite']} not finite" if output["not_finite"] else ""
-    return (
-        output["output"],
-        str(batch),
-        f"{output['largest_difference']:.2e}{unlike}",
-        "-" if relative is None else f"{relative:.2e}",
-        "-" if output["same"] is None else part(output["same"], output["of"]),
-    )

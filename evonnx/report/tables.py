@@ -22,7 +22,12 @@ def whole(value: float | None) -> str:
 def timing(bench: Mapping[str, Any]) -> str:
     """How it was timed: provider, precision, threads, processor; on a GPU, whether with copies and graphs."""
     threads = f"{bench['threads']} thread{'' if bench['threads'] == 1 else 's'}"
-    parts = [bench["provider"], bench["precision"], threads, bench["environment"]["processor"]]
+    parts = [
+        bench["provider"],
+        bench["precision"].replace(",", ", "),
+        threads,
+        bench["environment"]["processor"],
+    ]
     if bench.get("copies", "none") != "none":
         parts.append(f"copies {bench['copies']}")
     if bench.get("cuda_graphs"):

@@ -24,26 +24,26 @@ def fitted(feeds: Mapping[str, Array], specs: Sequence[InputSpec]) -> dict[str, 
     """
     names = [spec.name for spec in specs]
     if sorted(names) != sorted(feeds):
-        return f"its inputs are {', '.join(names) or 'none'}, the first model's {', '.join(feeds) or 'none'}"
+        return f"its inputs are {', '.join(names) or 'none'}, the other's {', '.join(feeds) or 'none'}"
     found = {}
     for spec in specs:
         given = feeds[spec.name]
         fixed = [dim for dim in spec.shape if isinstance(dim, int)]
         there = [size for dim, size in zip(spec.shape, given.shape, strict=False) if isinstance(dim, int)]
         if len(spec.shape) != given.ndim or fixed != there:
-            return f"its input {spec.name!r} does not take the first model's {list(given.shape)}"
+            return f"its input {spec.name!r} does not take the other's {list(given.shape)}"
         floats = {spec.dtype.kind, given.dtype.kind} <= {"f", "V"}  # bfloat16 has kind V
         if spec.dtype != given.dtype and not floats:
-            return f"its input {spec.name!r} is {spec.dtype}, the first model's {given.dtype}"
+            return f"its input {spec.name!r} is {spec.dtype}, the other's {given.dtype}"
         found[spec.name] = given.astype(spec.dtype, copy=False)
     return found
 
 
 def compare(first: Mapping[str, Any], other: Mapping[str, Any], batch: int) -> tuple[OutputAgreement, ...]:
-    """Compare the outputs of one run, in the first model's order and then what only the other one has.
+    """Compare the outputs of one run, in the other's order and then what only the other one has.
 
     Args:
-        first: the first model's outputs by name.
+        first: the other's outputs by name.
         other: the other's, on the same inputs.
         batch: examples in them.
     """
@@ -102,9 +102,9 @@ def _compare(name: str, first: Any, other: Any, batch: int) -> OutputAgreement:
 def _why_not(first: Any, other: Any) -> str | None:
     """Why two values of one output can't be compared."""
     if first is None or other is None:
-        return f"only {'the first model' if other is None else 'this model'} has it"
+        return f"only {'the other model' if other is None else 'this model'} has it"
     if any(not isinstance(one, np.ndarray) or one.dtype.kind in "OUS" for one in (first, other)):
         return "it is not a tensor of numbers"
     if first.shape != other.shape:
-        return f"its shape is {list(other.shape)}, in the first model {list(first.shape)}"
+        return f"its shape is {list(other.shape)}, in the other {list(first.shape)}"
     return None

@@ -30,7 +30,7 @@ from evonnx.speed.machine import environment
 from evonnx.speed.memory import measure_memory
 from evonnx.speed.noise import conditions, noise_notes
 from evonnx.speed.placing import placement_note
-from evonnx.speed.precision import Precision, in_precision
+from evonnx.speed.precision import CALIBRATION_EXAMPLES, Precision, in_precision
 from evonnx.speed.profiling import profile_nodes
 from evonnx.speed.readings import Reading, read
 from evonnx.speed.records import (
@@ -94,10 +94,21 @@ class _Contestant:
 
     index: int
     path: str
+    precision: str
     source: str | bytes
     """What the session was made from."""
     session: Any
     specs: tuple[InputSpec, ...]
+
+    @property
+    def label(self) -> str:
+        """For notes."""
+        return self.path if self.precision == "fp32" else f"{self.path} in {self.precision}"
+
+    @property
+    def bytes(self) -> int:
+        """Of what the session was made from."""
+        return len(self.source) if isinstance(self.source, bytes) else Path(self.path).stat().st_size
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return run_session(self.session, feeds)
@@ -108,7 +119,7 @@ def bench(
     *,
     provider: str | Sequence[str] = "auto",
     batches: Sequence[int] | None = (1,),
-    precision: Precision = "fp32",
+    precision: Precision | Sequence[Precision] = "fp32",
     rounds: int | None = None,
     threads: int | None = None,
     seed: int = 0,
@@ -126,12 +137,15 @@ def bench(
         paths: ONNX files; the others are compared with the first.
         provider: as for `sessions.make_session`; all models run on the same one.
         batches: batch sizes; None: the fixed one of the models, else 1.
-        precision: "fp32" times the files as they are, "fp16" a float16 copy in memory (same inputs, outputs).
+        precision: "fp32" times the files as they are; "fp16" and "int8" copies in memory with the same inputs
+            and outputs, quantised ones calibrated on random inputs. Several: all models in the first, then
+            all in the next, in one comparison whose reference is the first model in the first precision.
         rounds: samples of each model at each batch size; None: what takes about three seconds, 10 to 100.
         threads: onnxruntime's; None: all cores of this process.
         seed: for inputs and the order within rounds.
         input_shapes: shapes of inputs with dynamic dimensions beyond the batch, by input name.
-        check: compare every model's outputs with the first one's (`BenchResult.agreement`).
+        check: compare every model's outputs with the first one's, and every copy's in another precision with
+            its file's (`BenchResult.agreement`).
         memory: measure what each model takes, in a process of its own (`BenchResult.memory`).
         per_layer: profile where each model's time goes, in a session of its own (`BenchResult.per_layer`).
         cuda_graphs: on CUDA, replay runs as captured graphs where all models allow it.
@@ -139,7 +153,7 @@ def bench(
         read: tells what goes on on the machine, before and after each batch size is timed.
 
     Raises:
-        ModelError: a model does not load or run, a batch size does not fit one, or it can't be made float16.
+        ModelError: a model does not load or run, a batch size does not fit one, or it can't be converted.
         ProviderError: the provider cannot run here.
     """
     if not paths:
@@ -157,24 +171,31 @@ def bench(
         clock=clock,
         read=read,
     )
-    contestants = [_contestant(index, Path(path), precision, setting) for index, path in enumerate(paths)]
+    precisions = [precision] if isinstance(precision, str) else list(precision)
+    entries = [(str(path), wanted) for wanted in precisions for path in paths]
+    contestants = [_contestant(index, *entry, setting) for index, entry in enumerate(entries)]
     order = np.random.default_rng([seed, 1])
     parts = [
         _at_batch(contestants, batch, setting, order)
-        for batch in batch_sizes(paths, [one.specs for one in contestants], batches)
+        for batch in batch_sizes(
+            [one.path for one in contestants], [one.specs for one in contestants], batches
+        )
     ]
     latencies = tuple(row for part in parts for row in part.latencies)
     disturbed = conditions([part.readings for part in parts])
     models = tuple(
-        Timed(one.index, one.path, Path(one.path).stat().st_size, placement(one.session))
-        for one in contestants
+        Timed(one.index, one.path, one.bytes, placement(one.session), one.precision) for one in contestants
     )
-    notes = [*_setting_notes(setting, precision), *_placement_notes(models, setting), *_way_notes(parts)]
+    notes = [
+        *_setting_notes(setting, precisions),
+        *_placement_notes(contestants, models, setting.provider),
+        *_way_notes(parts),
+    ]
     return BenchResult(
         latencies=latencies,
         models=models,
         provider=setting.provider,
-        precision=precision,
+        precision=",".join(precisions),
         threads=setting.threads,
         rounds=min(latency.samples for latency in latencies),
         seed=seed,
@@ -209,9 +230,10 @@ def _at_batch(
     times, repeats = take_turns(way.runs, setting.rounds, order, setting.clock)
     after = setting.read()
     pairs = list(zip(contestants, fed, strict=True))
+    names, precisions = [one.path for one in contestants], [one.precision for one in contestants]
     return _AtBatch(
         batch=batch,
-        latencies=summarise([one.path for one in contestants], batch, times, repeats, setting.seed),
+        latencies=summarise(names, batch, times, repeats, setting.seed, precisions),
         readings=(before, after),
         copies=way.copies,
         cuda_graphs=way.cuda_graphs,
@@ -231,7 +253,7 @@ def _memory(one: _Contestant, batch: int, setting: _Setting) -> Memory:
         seed=setting.seed,
         input_shapes=setting.input_shapes,
     )
-    return Memory(one.index, one.path, batch, **found)
+    return Memory(one.index, one.path, batch, **found, precision=one.precision)
 
 
 def _layers(one: _Contestant, batch: int, feeds: Mapping[str, Array], setting: _Setting) -> LayerTimes:
@@ -239,14 +261,20 @@ def _layers(one: _Contestant, batch: int, feeds: Mapping[str, Array], setting: _
         one.source, feeds, threads=setting.threads, providers=setting.providers, clock=setting.clock
     )
     whole = sum(node.microseconds for node in nodes)
-    return LayerTimes(one.index, one.path, batch, runs, whole, nodes, op_times(nodes))
+    return LayerTimes(one.index, one.path, batch, runs, whole, nodes, op_times(nodes), one.precision)
 
 
-def _setting_notes(setting: _Setting, precision: Precision) -> list[str]:
+def _setting_notes(setting: _Setting, precisions: Sequence[str]) -> list[str]:
     notes = []
-    if precision == "fp16" and setting.provider == CPU:
+    if "fp16" in precisions and setting.provider == CPU:
         notes.append(
             "The CPU has few float16 kernels; times include the casts that onnxruntime puts around others."
+        )
+    if "int8" in precisions:
+        notes.append(
+            "int8 copies are onnxruntime's static quantisation (QDQ, weights per channel), calibrated on "
+            f"{CALIBRATION_EXAMPLES} random examples, the first that are timed and compared: that shows "
+            "their speed, not the accuracy that calibration on real data would give."
         )
     if setting.per_layer and setting.provider != CPU:
         notes.append(
@@ -256,10 +284,11 @@ def _setting_notes(setting: _Setting, precision: Precision) -> list[str]:
     return notes
 
 
-def _placement_notes(models: Sequence[Timed], setting: _Setting) -> list[str]:
-    if setting.provider == CPU:
+def _placement_notes(contestants: Sequence[_Contestant], models: Sequence[Timed], provider: str) -> list[str]:
+    if provider == CPU:
         return []
-    found = [placement_note(one.model, one.nodes, setting.provider) for one in models]
+    pairs = zip(contestants, models, strict=True)
+    found = [placement_note(one.label, model.nodes, provider) for one, model in pairs]
     return [note for note in found if note is not None]
 
 
@@ -275,29 +304,54 @@ def _way_notes(parts: Sequence[_AtBatch]) -> list[str]:
     return notes
 
 
-def _contestant(index: int, path: Path, precision: Precision, setting: _Setting) -> _Contestant:
-    source = in_precision(path, precision)
+def _contestant(index: int, path: str, precision: str, setting: _Setting) -> _Contestant:
+    source = in_precision(
+        Path(path),
+        precision,
+        provider=setting.provider,
+        seed=setting.seed,
+        input_shapes=setting.input_shapes,
+    )
     session = setting.session(source)
-    return _Contestant(index, str(path), source, session, input_specs(session))
+    return _Contestant(index, path, precision, source, session, input_specs(session))
 
 
 def _agreement(contestants: Sequence[_Contestant], batch: int, setting: _Setting) -> list[Agreement]:
-    """Every model after the first against the first; the first run's inputs are those that are timed."""
-    first, *others = contestants
+    """Every model against the first in the same precision, every copy against its file."""
+    first = contestants[0]
+    files = {one.path: one for one in contestants if one.precision == "fp32"}
+    found = []
+    for one in contestants:
+        if one.index > 0 and one.precision == first.precision:
+            found.append(_agreement_of(one, first, batch, setting))
+        if one.precision != "fp32":
+            if one.path not in files:
+                files[one.path] = _contestant(-1, one.path, "fp32", setting)
+            found.append(_agreement_of(one, files[one.path], batch, setting))
+    return found
+
+
+def _agreement_of(one: _Contestant, other: _Contestant, batch: int, setting: _Setting) -> Agreement:
+    """On inputs of the other one; those of the first run are those that it is timed on."""
     rng = np.random.default_rng([setting.seed, 0])
     runs = -(-CHECK_EXAMPLES // batch)
-    found: dict[int, list[tuple[OutputAgreement, ...]]] = {one.index: [] for one in others}
-    reasons: dict[int, str] = {}
+    compared: list[tuple[OutputAgreement, ...]] = []
+    reason = None
     for _ in range(runs):
-        feeds = feeds_for(first.specs, batch, rng, setting.input_shapes)
-        expected = first.run(feeds)
-        for one in others:
-            given = fitted(feeds, one.specs)
-            if isinstance(given, str):
-                reasons[one.index] = given
-            else:
-                found[one.index].append(compare(expected, one.run(given), batch))
-    return [
-        Agreement(one.index, one.path, batch, runs * batch, merge(found[one.index]), reasons.get(one.index))
-        for one in others
-    ]
+        feeds = feeds_for(other.specs, batch, rng, setting.input_shapes)
+        given = fitted(feeds, one.specs)
+        if isinstance(given, str):
+            reason = given
+            break
+        compared.append(compare(other.run(feeds), one.run(given), batch))
+    return Agreement(
+        index=one.index,
+        model=one.path,
+        precision=one.precision,
+        batch=batch,
+        against=other.path,
+        against_precision=other.precision,
+        examples=len(compared) * batch,
+        outputs=merge(compared),
+        reason=reason,
+    )

@@ -110,7 +110,8 @@ def _sample_notes(latencies: Sequence[Latency]) -> list[str]:
 
 
 def _named(latency: Latency) -> str:
-    return f"{latency.model} at batch {latency.batch}"
+    copy = "" if latency.precision == "fp32" else f" in {latency.precision}"
+    return f"{latency.model}{copy} at batch {latency.batch}"
 
 
 def _others(number: int) -> str:

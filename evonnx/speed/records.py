@@ -15,7 +15,7 @@ class Latency:
     """One model at one batch size."""
 
     index: int
-    """Position of the model among those compared; 0 is the reference."""
+    """Position among what is compared, precision by precision; 0 is the reference."""
     model: str
     batch: int
     median_ms: float
@@ -36,6 +36,8 @@ class Latency:
     """Median of the last third of samples over that of the first third."""
     spread: float = 1.0
     """90th percentile over the 10th."""
+    precision: str = "fp32"
+    """"fp32": the file as it is."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,10 @@ class Timed:
     index: int
     model: str
     bytes: int
+    """Of the file; of the copy in another precision."""
     nodes: Mapping[str, Sequence[str]] | None
     """Nodes of the optimised graph by execution provider; None where onnxruntime does not report them."""
+    precision: str = "fp32"
 
     def summary(self) -> str:
         """Such as "CPUExecutionProvider 12, CUDAExecutionProvider 340"."""
@@ -57,13 +61,13 @@ class Timed:
 
 @dataclass(frozen=True)
 class OutputAgreement:
-    """One output of a model against the first model's, on the same inputs; or why it can't be compared."""
+    """One output of a model against another model's, on the same inputs; or why it can't be compared."""
 
     output: str
     largest_difference: float | None = None
     """Largest absolute difference of two numbers, over all elements and examples."""
     magnitude: float | None = None
-    """Largest absolute number in the first model's output."""
+    """Largest absolute number in the other model's output."""
     relative_difference: float | None = None
     """Largest difference over magnitude; None where that is 0."""
     not_finite: int | None = None
@@ -79,15 +83,19 @@ class OutputAgreement:
 
 @dataclass(frozen=True)
 class Agreement:
-    """A model's outputs against the first model's, at one batch size."""
+    """A model's outputs against another's, at one batch size."""
 
     index: int
     model: str
+    precision: str
     batch: int
+    against: str
+    """The first model in the same precision, or of a copy in another precision the file itself."""
+    against_precision: str
     examples: int
     outputs: tuple[OutputAgreement, ...]
     reason: str | None = None
-    """Why nothing could be compared: the first model's inputs don't fit."""
+    """Why nothing could be compared: the other one's inputs don't fit."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,7 @@ class Memory:
     """On a GPU: what the driver says the process holds after its runs."""
     device_reason: str | None
     """Why that is not known; None on the CPU, where there is no other memory."""
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,7 @@ class LayerTimes:
     """In order of execution."""
     op_types: tuple[OpTime, ...]
     """The largest first."""
+    precision: str = "fp32"
 
 
 @dataclass(frozen=True)
@@ -179,6 +189,7 @@ class BenchResult:
     models: tuple[Timed, ...]
     provider: str
     precision: str
+    """One, or several with commas between."""
     threads: int
     rounds: int
     seed: int
@@ -189,7 +200,7 @@ class BenchResult:
     """Whether runs were captured as CUDA graphs and replayed, at every batch size."""
     conditions: Conditions | None = None
     agreement: tuple[Agreement, ...] | None = None
-    """Every model after the first, batch by batch; None where it was not asked for."""
+    """Models against the first, copies against their files, batch by batch; None: not asked for."""
     memory: tuple[Memory, ...] | None = None
     """Every model, batch by batch; None where it was not asked for."""
     per_layer: tuple[LayerTimes, ...] | None = None

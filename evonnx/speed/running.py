@@ -17,7 +17,7 @@ class Runnable(Protocol):
     """A model with its session."""
 
     @property
-    def path(self) -> str:
+    def label(self) -> str:
         """Its name."""
 
     @property
@@ -68,7 +68,7 @@ def way_to_run(
         try:
             bound.append(bound_run(one.session, feeds, device))
         except Exception as error:  # onnxruntime's classes share no base but Exception
-            note = f"Times include copies: {one.path} can't be run on bound inputs ({clean_message(error)})."
+            note = f"Times include copies: {one.label} can't be run on bound inputs ({clean_message(error)})."
             return Way(plain, "included", notes=(note,))
     if capturing is None or provider not in GRAPH_OPTIONS:
         return Way(tuple(bound), "excluded")
@@ -88,12 +88,12 @@ def _captured(
     for one, _ in pairs:
         reason = why_no_graph(placement(one.session), provider)
         if reason is not None:
-            return f"No CUDA graphs: of {one.path}, {reason}."
+            return f"No CUDA graphs: of {one.label}, {reason}."
     runs = []
     for index, (one, feeds) in enumerate(pairs):
         try:
             outputs = run_session(one.session, feeds)
             runs.append(bound_run(capturing(index), feeds, device, fixed=outputs))
         except Exception as error:  # onnxruntime's classes share no base but Exception
-            return f"No CUDA graphs: {one.path} can't be captured ({clean_message(error)})."
+            return f"No CUDA graphs: {one.label} can't be captured ({clean_message(error)})."
     return tuple(runs)

@@ -81,9 +81,17 @@ def warm_up(run: Callable[[], None], clock: Clock) -> float:
 
 
 def summarise(
-    names: Sequence[str], batch: int, times: NDArray[np.float64], repeats: Sequence[int], seed: int
+    names: Sequence[str],
+    batch: int,
+    times: NDArray[np.float64],
+    repeats: Sequence[int],
+    seed: int,
+    precisions: Sequence[str] | None = None,
 ) -> list[Latency]:
-    """Medians, spreads and paired ratios of `take_turns`' samples, shape (rounds, models), in seconds."""
+    """Medians, spreads and paired ratios of `take_turns`' samples, shape (rounds, models), in seconds.
+
+    `precisions` are the models' own; None: "fp32" for all.
+    """
     rng = np.random.default_rng([seed, 2])
     rounds = len(times)
     third = max(1, rounds // 3)
@@ -114,6 +122,7 @@ def summarise(
                 runs_per_sample=repeats[index],
                 drift=float(np.median(own[-third:]) / np.median(own[:third])),
                 spread=float(p90 / p10),
+                precision=precisions[index] if precisions is not None else "fp32",
             )
         )
     return rows
