@@ -120,15 +120,17 @@ def layer_tables(per_layer: Sequence[Mapping[str, Any]]) -> list[Table]:
     found = []
     for batch in dict.fromkeys(one["batch"] for one in per_layer):
         models = [one for one in per_layer if one["batch"] == batch]
-        columns = tuple(cell for one in models for cell in (f"{named(one)} us", "share"))
+        # Numbers stand for the models: their paths are wider than the figures under them.
+        columns = tuple(cell for number in range(1, len(models) + 1) for cell in (f"us ({number})", "share"))
+        legend = "; ".join(f"({number}) {named(one)}" for number, one in enumerate(models, start=1))
         nodes = [_keyed(one["nodes"]) for one in models]
         found.append(
             Table(
                 f"Where time goes at batch {batch}: the nodes that take most",
                 ("node", "operator", *columns),
                 tuple((name, op_type, *cells) for (name, op_type, _), cells in _beside(nodes)[:TOP_NODES]),
-                "Medians of onnxruntime's profiler, which costs time itself; fused and inserted nodes as it "
-                "names them. --json has all nodes.",
+                f"{legend}. Medians of onnxruntime's profiler, which costs time itself; fused and inserted "
+                "nodes as it names them. --json has all nodes.",
                 left=2,
             )
         )
@@ -138,6 +140,7 @@ def layer_tables(per_layer: Sequence[Mapping[str, Any]]) -> list[Table]:
                 f"Where time goes at batch {batch}: operator types",
                 ("operator", *columns),
                 tuple((op_type, *cells) for (op_type,), cells in _beside(types)),
+                f"{legend}.",
             )
         )
     return found
