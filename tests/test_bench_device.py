@@ -15,7 +15,7 @@ from test_speed import conv
 
 from evonnx import sessions, speed
 from evonnx.sessions import CPU, CUDA, TENSORRT, make_session, run_session
-from evonnx.speed import measuring
+from evonnx.speed import gpu, measuring
 from evonnx.speed.binding import GRAPH_OPTIONS, bound_run
 from evonnx.speed.placing import placement_note, why_no_graph
 from evonnx.speed.running import way_to_run
@@ -248,6 +248,7 @@ def test_bench_on_a_device(
         return FakeSession(make_session(source, threads=threads), nodes)
 
     monkeypatch.setattr(measuring, "make_session", make)
+    monkeypatch.setattr(measuring, "read_device", lambda: gpu.read_device(smi(NOW), {}))
     paths = [conv(tmp_path / "a.onnx", 8), conv(tmp_path / "b.onnx", 4)]
     result = speed.bench(
         paths, provider="cuda", batches=(1, 2), rounds=3, threads=1, check=True, cuda_graphs=graphs
@@ -255,6 +256,8 @@ def test_bench_on_a_device(
     document = result.to_json()
     assert (document["copies"], document["cuda_graphs"]) == expected
     assert document["provider"] == CUDA
+    assert document["device"]["name"] == "NVIDIA X100"
+    assert any(note.startswith("The driver held") for note in result.notes)
     assert made.count(GRAPH_OPTIONS) == (4 if expected[1] else 0)
     placed = [note for note in result.notes if "as a whole" in note]
     assert len(placed) == (2 if nodes is MIXED else 0)
@@ -295,6 +298,70 @@ def test_provider_options_reach_onnxruntime(model: Path, monkeypatch: pytest.Mon
     sessions.make_session(model, providers="cuda", provider_options=GRAPH_OPTIONS)
     assert seen["providers"] == [CUDA, CPU]
     assert seen["provider_options"] == [{"enable_cuda_graph": "1"}, {}]
+
+
+NOW = "NVIDIA X100, 570.1, 1755, 1980, 301.25, 64, Not Active, Not Active, Active, Not Active\n"
+OLD = "NVIDIA K8, 390.1, 600, [N/A], [Not Supported], 64, Not Active, Not Active, Not Active, Not Active\n"
+
+
+def smi(*answers: Any) -> Any:
+    """nvidia-smi: an answer, a refusal (None) or an error per call."""
+    given = list(answers)
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        assert command[0] == "nvidia-smi"
+        answer = given.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        refusal = 'Field "clocks_event_reasons.x" is not a valid field to query.'
+        return SimpleNamespace(returncode=int(answer is None), stdout=answer or refusal, stderr="")
+
+    return run
+
+
+def test_the_device_is_named_with_clocks_and_power() -> None:
+    device = gpu.read_device(smi(NOW), {})
+    assert (device.name, device.driver, device.reason) == ("NVIDIA X100", "570.1", None)
+    assert (device.mhz, device.mhz_max, device.watts, device.celsius) == (1755, 1980, 301.25, 64)
+    assert device.slowed == ("sw_thermal_slowdown",)
+    assert gpu.device_note(device) == (
+        "The driver held NVIDIA X100's clocks down while this was measured (sw thermal slowdown)."
+    )
+
+
+def test_older_drivers_are_asked_in_their_words() -> None:
+    device = gpu.read_device(smi(None, OLD), {})
+    assert (device.name, device.mhz, device.mhz_max, device.watts) == ("NVIDIA K8", 600, None, None)
+    assert gpu.device_note(device) is None
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ((FileNotFoundError(),), "nvidia-smi does not tell: FileNotFoundError"),
+        ((None, None), "nvidia-smi does not tell: Field "),
+        (("odd\n", "odd\n"), "nvidia-smi does not tell: odd"),
+    ],
+)
+def test_a_driver_that_does_not_tell_is_a_reason(answers: Any, reason: str) -> None:
+    device = gpu.read_device(smi(*answers), {})
+    assert device.name is None
+    assert (device.reason or "").startswith(reason)
+    assert (gpu.device_note(device) or "").startswith("Of the device nothing is known: ")
+
+
+@pytest.mark.parametrize(
+    ("visible", "first"), [(None, "0"), ("", "0"), ("2,0", "2"), ("GPU-ab ,1", "GPU-ab")]
+)
+def test_the_device_that_cuda_may_use_is_asked(visible: str | None, first: str) -> None:
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        asked.append(command)
+        return SimpleNamespace(returncode=0, stdout=NOW, stderr="")
+
+    gpu.read_device(run, {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    assert asked[0][1] == f"--id={first}"
 
 
 @pytest.mark.gpu

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from evonnx.report.benching import bench_tables
 from evonnx.report.table import show
+from evonnx.report.tables import timing
 
 GOLDEN = Path(__file__).parent / "golden"
 BENCH: dict[str, Any] = json.loads((GOLDEN / "bench.json").read_text(encoding="utf-8"))
@@ -40,3 +41,17 @@ def test_what_was_not_asked_for_is_not_shown() -> None:
         del older[name]
     assert [table.title for table in bench_tables(plain)] == ["Latency in onnxruntime", "Nodes by provider"]
     assert shown(older) == shown(plain)
+
+
+def test_a_device_is_named_with_the_way_it_was_timed() -> None:
+    on_device = {
+        **BENCH,
+        "copies": "excluded",
+        "cuda_graphs": True,
+        "device": {"name": "X100", "mhz": 1755.0},
+    }
+    assert timing(on_device).endswith(", AMD EPYC, X100 at 1,755 MHz, copies excluded, CUDA graphs")
+    assert timing({**on_device, "device": {"name": "X100", "mhz": None}, "cuda_graphs": False}).endswith(
+        ", X100, copies excluded"
+    )
+    assert timing(BENCH).endswith(", AMD EPYC")

@@ -20,7 +20,7 @@ def whole(value: float | None) -> str:
 
 
 def timing(bench: Mapping[str, Any]) -> str:
-    """How it was timed: provider, precision, threads, processor; on a GPU, whether with copies and graphs."""
+    """How it was timed: provider, precision, threads, processor; of a GPU also its name and how runs went."""
     threads = f"{bench['threads']} thread{'' if bench['threads'] == 1 else 's'}"
     parts = [
         bench["provider"],
@@ -28,6 +28,9 @@ def timing(bench: Mapping[str, Any]) -> str:
         threads,
         bench["environment"]["processor"],
     ]
+    device = bench.get("device") or {}
+    if device.get("name"):
+        parts.append(device["name"] + (f" at {device['mhz']:,.0f} MHz" if device.get("mhz") else ""))
     if bench.get("copies", "none") != "none":
         parts.append(f"copies {bench['copies']}")
     if bench.get("cuda_graphs"):

@@ -23,8 +23,9 @@ from evonnx.sessions import (
     run_session,
 )
 from evonnx.speed.agreement import CHECK_EXAMPLES, compare, fitted, merge
-from evonnx.speed.binding import GRAPH_OPTIONS
+from evonnx.speed.binding import DEVICES, GRAPH_OPTIONS
 from evonnx.speed.feeding import batch_sizes, feeds_for
+from evonnx.speed.gpu import device_note, read_device
 from evonnx.speed.layers import op_times
 from evonnx.speed.machine import environment
 from evonnx.speed.memory import measure_memory
@@ -37,6 +38,7 @@ from evonnx.speed.records import (
     Agreement,
     BenchResult,
     Copies,
+    Device,
     Latency,
     LayerTimes,
     Memory,
@@ -80,6 +82,7 @@ class _AtBatch:
     batch: int
     latencies: Sequence[Latency]
     readings: tuple[Reading, Reading]
+    device: Device | None
     copies: Copies
     cuda_graphs: bool
     notes: Sequence[str]
@@ -191,6 +194,9 @@ def bench(
         *_placement_notes(contestants, models, setting.provider),
         *_way_notes(parts),
     ]
+    device = parts[-1].device
+    if device is not None and (note := device_note(device)):
+        notes.append(note)
     return BenchResult(
         latencies=latencies,
         models=models,
@@ -204,6 +210,7 @@ def bench(
         copies="included" if any(part.copies == "included" for part in parts) else parts[0].copies,
         cuda_graphs=all(part.cuda_graphs for part in parts),
         conditions=disturbed,
+        device=device,
         agreement=tuple(row for part in parts for row in part.agreement) if check else None,
         memory=tuple(row for part in parts for row in part.memory) if memory else None,
         per_layer=tuple(row for part in parts for row in part.layers) if per_layer else None,
@@ -229,12 +236,14 @@ def _at_batch(
     before = setting.read()
     times, repeats = take_turns(way.runs, setting.rounds, order, setting.clock)
     after = setting.read()
+    device = read_device() if setting.provider in DEVICES else None
     pairs = list(zip(contestants, fed, strict=True))
     names, precisions = [one.path for one in contestants], [one.precision for one in contestants]
     return _AtBatch(
         batch=batch,
         latencies=summarise(names, batch, times, repeats, setting.seed, precisions),
         readings=(before, after),
+        device=device,
         copies=way.copies,
         cuda_graphs=way.cuda_graphs,
         notes=way.notes,

@@ -161,6 +161,23 @@ class LayerTimes:
 
 
 @dataclass(frozen=True)
+class Device:
+    """A GPU, right after the last models were timed on it; None: the driver does not tell."""
+
+    name: str | None = None
+    driver: str | None = None
+    mhz: float | None = None
+    """Clock rate of its multiprocessors."""
+    mhz_max: float | None = None
+    watts: float | None = None
+    celsius: float | None = None
+    slowed: tuple[str, ...] = ()
+    """Why the driver held its clocks down at that moment, in the driver's words."""
+    reason: str | None = None
+    """Why nothing is known."""
+
+
+@dataclass(frozen=True)
 class Conditions:
     """What went on on the cores of this process while models were timed; None: the platform does not tell."""
 
@@ -199,6 +216,8 @@ class BenchResult:
     cuda_graphs: bool = False
     """Whether runs were captured as CUDA graphs and replayed, at every batch size."""
     conditions: Conditions | None = None
+    device: Device | None = None
+    """None on the CPU, whose name is in `environment`."""
     agreement: tuple[Agreement, ...] | None = None
     """Models against the first, copies against their files, batch by batch; None: not asked for."""
     memory: tuple[Memory, ...] | None = None
@@ -217,6 +236,7 @@ class BenchResult:
             "models": [{**asdict(model), "placement": model.summary()} for model in self.models],
             "latencies": [asdict(latency) for latency in self.latencies],
             "conditions": None if self.conditions is None else asdict(self.conditions),
+            "device": None if self.device is None else asdict(self.device),
             "agreement": _listed(self.agreement),
             "memory": _listed(self.memory),
             "per_layer": _listed(self.per_layer),
