@@ -90,6 +90,18 @@ def test_the_peak_is_read_where_it_is_written(tmp_path: Path) -> None:
     resident.forget_peak(tmp_path / "missing")  # no word
 
 
+@pytest.mark.parametrize(
+    ("platform", "expected"), [("darwin", 5000), ("freebsd14", 5000 * 1024), ("linux", None), ("win32", None)]
+)
+def test_other_systems_are_asked_in_their_way(
+    platform: str, expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda _: SimpleNamespace(ru_maxrss=5000))
+    monkeypatch.setitem(sys.modules, "resource", None if platform == "win32" else usage)
+    monkeypatch.setattr(resident, "sys", SimpleNamespace(platform=platform))
+    assert resident.peak_bytes(tmp_path / "none") == expected
+
+
 def test_a_platform_that_does_not_tell_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(resident, "peak_bytes", lambda: None)
     found = resident.measure(str(product(tmp_path / "m.onnx", 4)), **REQUEST)

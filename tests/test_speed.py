@@ -164,6 +164,8 @@ def test_what_cannot_be_timed_is_an_error(tmp_path: Path) -> None:
         speed.bench([])
     with pytest.raises(ModelError, match="'int4' is not known; use fp32, fp16, int8"):
         speed.bench([fixed], precision="int4")
+    with pytest.raises(ModelError, match="no precision"):
+        speed.bench([fixed], precision=())
     with pytest.raises(ProviderError, match="Unknown"):
         speed.bench([fixed], provider="gpu")
 

@@ -4,6 +4,11 @@ Each sample is the mean of as many runs as take a millisecond or more, after one
 takes one sample of every model. Ratios are made within rounds, then their median is taken, which a drifting
 clock rate does not bias. On a GPU inputs and outputs stay on the device, where that can be done for all
 models; `BenchResult.copies` says whether it was.
+
+`measuring` is the edge: it makes sessions, runs them and reads the clock. `running`, `binding`, `profiling`,
+`memory` (with `resident`, a process per model), `readings`, `gpu` and `precision` touch one thing outside
+each; `turns`, `agreement`, `layers`, `noise`, `placing` and `feeding` compute on what they are given;
+`records` is what comes out.
 """
 
 from evonnx.speed.feeding import feeds_for

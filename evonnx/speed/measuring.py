@@ -161,6 +161,9 @@ def bench(
     """
     if not paths:
         raise ModelError("There is no model to time; name at least one ONNX file.")
+    precisions = [precision] if isinstance(precision, str) else list(precision)
+    if not precisions:
+        raise ModelError("There is no precision to time models in; name at least one, such as fp32.")
     setting = _Setting(
         providers=resolve_providers(provider),
         threads=threads or default_threads(),
@@ -174,7 +177,6 @@ def bench(
         clock=clock,
         read=read,
     )
-    precisions = [precision] if isinstance(precision, str) else list(precision)
     entries = [(str(path), wanted) for wanted in precisions for path in paths]
     contestants = [_contestant(index, *entry, setting) for index, entry in enumerate(entries)]
     order = np.random.default_rng([seed, 1])

@@ -97,7 +97,7 @@ def _sample_notes(latencies: Sequence[Latency]) -> list[str]:
         worst = max(drifting, key=lambda one: max(one.drift, 1 / one.drift))
         notes.append(
             f"Times drifted: the last third of {_named(worst)} took {worst.drift:.2f}x the first"
-            f"{_others(len(drifting) - 1)}. Ratios are made within rounds, so they hold."
+            f"{_others(len(drifting) - 1)}. Ratios are made within rounds, which a drift does not bias."
         )
     spread = [one for one in latencies if one.spread > SPREAD]
     if spread:
