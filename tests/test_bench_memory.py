@@ -41,7 +41,8 @@ def test_a_model_is_charged_for_its_weights(tmp_path: Path) -> None:
     big, small = result["memory"]
     assert big["reason"] is small["reason"] is big["device_bytes"] is big["device_reason"] is None
     weights = 4 * 2048**2
-    assert weights < big["resident_bytes"] < 8 * weights
+    # Where the peak can't be forgotten, what importing took once hides a part.
+    assert 0.5 * weights < big["resident_bytes"] < 8 * weights
     assert 0 <= small["resident_bytes"] < weights
     assert big["baseline_bytes"] == pytest.approx(small["baseline_bytes"], rel=0.2)
 

@@ -59,7 +59,7 @@ def test_evolved_quantised_and_both_stand_side_by_side(tmp_path: Path, quiet_fol
     assert compared == [(1, "a.onnx", "fp32"), (2, "a.onnx", "fp32"), (3, "b.onnx", "fp32")]
     evolved, *quantised = (one.outputs[0].relative_difference for one in result.agreement)
     assert evolved > 0.1
-    assert all(0 < one < 0.05 for one in quantised)
+    assert all(0 < one < 0.1 for one in quantised)
 
 
 def test_copies_alone_are_compared_among_themselves_and_with_their_files(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_quantised_copy_is_valid_and_near(opset: int, batch: str, tmp_path: Pa
     feeds = {"x": np.random.default_rng([0, 0]).standard_normal((3, 4, 8, 8)).astype("f")}
     expected = run_session(make_session(path, threads=1), feeds)["y"]
     found = run_session(make_session(source, threads=1), feeds)["y"]
-    assert 0 < np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+    assert 0 < np.abs(found - expected).max() < 0.1 * np.abs(expected).max()
 
 
 def test_converters_keep_their_words_to_themselves(
