@@ -77,6 +77,8 @@ def make_session(
     optimize: bool = True,
     quiet: bool = True,
     spinning: bool = False,
+    profile_prefix: str | None = None,
+    provider_options: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession` that runs where it was asked to, or an error.
 
@@ -88,6 +90,8 @@ def make_session(
         optimize: False turns every graph optimisation off.
         quiet: keep onnxruntime's warnings from stderr; see `load_warnings` to read them.
         spinning: let worker threads spin during a run: lower latency, but they burn cores that others need.
+        profile_prefix: profile every run into a file whose path starts so; `end_profiling` ends and names it.
+        provider_options: onnxruntime's options by provider, for those that are among `providers`.
 
     Raises:
         ProviderError: the first provider cannot run here.
@@ -109,19 +113,32 @@ def make_session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     # What `placement` reads; onnxruntime versions that do not know the entry ignore it.
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
     source: str | bytes = model if isinstance(model, bytes) else os.fspath(model)
     label = "the model" if isinstance(model, bytes) else f"{source!s}"
+    given = [dict((provider_options or {}).get(name, {})) for name in wanted]
     if wanted[0] == CPU:
-        session = _create(ort, source, options, wanted, label)
+        session = _create(ort, source, options, wanted, given, label)
     else:
-        session = _create_on_device(ort, source, options, wanted, label)
+        session = _create_on_device(ort, source, options, wanted, given, label)
     session.disable_fallback()
     return session
 
 
-def _create(ort: Any, source: str | bytes, options: Any, wanted: Sequence[str], label: str) -> Any:
+def _create(
+    ort: Any,
+    source: str | bytes,
+    options: Any,
+    wanted: Sequence[str],
+    given: Sequence[dict[str, str]],
+    label: str,
+) -> Any:
     try:
-        return ort.InferenceSession(source, options, providers=list(wanted), enable_fallback=0)
+        return ort.InferenceSession(
+            source, options, providers=list(wanted), provider_options=list(given), enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's classes share no base but Exception
         raise ModelError(
             f"onnxruntime {ort.__version__} cannot load {label}: {clean_message(error)}. If the file is "
@@ -129,7 +146,14 @@ def _create(ort: Any, source: str | bytes, options: Any, wanted: Sequence[str], 
         ) from error
 
 
-def _create_on_device(ort: Any, source: str | bytes, options: Any, wanted: Sequence[str], label: str) -> Any:
+def _create_on_device(
+    ort: Any,
+    source: str | bytes,
+    options: Any,
+    wanted: Sequence[str],
+    given: Sequence[dict[str, str]],
+    label: str,
+) -> Any:
     if wanted[0] not in ort.get_available_providers():
         has = ", ".join(ort.get_available_providers())
         raise ProviderError(
@@ -138,15 +162,15 @@ def _create_on_device(ort: Any, source: str | bytes, options: Any, wanted: Seque
         )
     error: ModelError | None = None
     session = None
-    with _captured_stderr() as log:
+    with captured_stderr() as log:
         _preload(ort)
         try:
-            session = _create(ort, source, options, wanted, label)
+            session = _create(ort, source, options, wanted, given, label)
         except ModelError as caught:
             error = caught
     if session is not None and session.get_providers()[0] == wanted[0]:
         return session
-    if error is not None and source != _probe_model() and _working_devices(wanted[0]):
+    if error is not None and source != probe_model() and _working_devices(wanted[0]):
         raise error
     said = [clean_message(line) for line in _log_lines(log()) if "Failed" in line or "rror" in line]
     why = said[0] if said else (str(error) if error is not None else "onnxruntime gave no reason")
@@ -167,14 +191,15 @@ def _preload(ort: Any) -> None:
 def _working_devices(provider: str) -> tuple[str, ...]:
     """`(provider,)` if a one-node model truly runs on it, else `()`."""
     try:
-        session = make_session(_probe_model(), threads=1, providers=(provider, CPU))
+        session = make_session(probe_model(), threads=1, providers=(provider, CPU))
         run_session(session, {"x": np.zeros((1, 1), np.float32)})
     except (ProviderError, ModelError):
         return ()
     return (provider,)
 
 
-def _probe_model() -> bytes:
+def probe_model() -> bytes:
+    """A serialised model of one node, (1, 1) to (1, 1), for asking whether anything runs at all."""
     from onnx import TensorProto, helper
 
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1]) for name in ("x", "y")]
@@ -252,7 +277,7 @@ def load_warnings(model: str | os.PathLike[str] | bytes) -> list[str]:
     Raises:
         ModelError: onnxruntime refuses the model.
     """
-    with _captured_stderr() as log:
+    with captured_stderr() as log:
         make_session(model, threads=1, quiet=False)
     return _log_lines(log())
 
@@ -275,8 +300,11 @@ def clean_message(error: BaseException | str) -> str:
 
 
 @contextlib.contextmanager
-def _captured_stderr() -> Iterator[Any]:
-    """Capture file descriptor 2, C++ included; yields a function that returns the text afterwards."""
+def captured_stderr() -> Iterator[Any]:
+    """Capture file descriptor 2, C++ included; yields a function that returns the text afterwards.
+
+    Not for use beside other threads that write there.
+    """
     text: list[str] = []
     with tempfile.TemporaryFile() as file:
         sys.stderr.flush()

@@ -231,6 +231,30 @@ def test_bench(evonnx_cli: CommandLine, graph_file: Callable[[str], Path]) -> No
     assert "CPUExecutionProvider" in shown.out
 
 
+def test_bench_with_everything(evonnx_cli: CommandLine, graph_file: Callable[[str], Path]) -> None:
+    path = graph_file("dynamic_batch")
+    options = ("--rounds", "3", "--threads", "1", "--provider", "cpu", "--precision", "fp32,int8")
+    options = (*options, "--check", "--memory", "--per-layer")
+    shown = evonnx_cli("bench", path, *options)
+    assert shown.code == 0
+    for words in (
+        "(int8)",
+        "Agreement of outputs",
+        "Memory",
+        "Where time goes at batch 1",
+        "int8 copies are",
+    ):
+        assert words in shown.out
+    document = evonnx_cli("bench", path, *options, "--json").document
+    assert [one["precision"] for one in document["latencies"]] == ["fp32", "int8"]
+    for name in ("agreement", "memory", "per_layer"):
+        assert {one["index"] for one in document[name]} == ({1} if name == "agreement" else {0, 1})
+    for wrong in ("fp8", "fp32,fp32", "fp32,", ""):
+        refused = evonnx_cli("bench", path, "--precision", wrong)
+        assert refused.code == 2
+        assert "--precision" in refused.err
+
+
 def test_report(evonnx_cli: CommandLine, tmp_path: Path) -> None:
     shutil.copy(GOLDEN / "run.json", tmp_path)
     shown = evonnx_cli("report", tmp_path)

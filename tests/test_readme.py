@@ -69,8 +69,10 @@ def test_links_and_options_exist():
     text = README.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (README.parent / target).exists(), target
-    shown = subprocess.run(
-        [sys.executable, "-m", "evonnx", "evolve", "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    for option in re.findall(r"^\| `(--[a-z-]+)", text, re.MULTILINE):
-        assert option in shown, option
+    for command, title in (("evolve", "option"), ("bench", "option of bench")):
+        shown = subprocess.run(
+            [sys.executable, "-m", "evonnx", command, "--help"], capture_output=True, text=True, check=True
+        ).stdout
+        (table,) = re.findall(rf"^\| {title} \|.*?\n\n", text, re.MULTILINE | re.DOTALL)
+        for option in re.findall(r"^\| `(--[a-z-]+)", table, re.MULTILINE):
+            assert option in shown, option

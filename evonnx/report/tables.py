@@ -20,9 +20,22 @@ def whole(value: float | None) -> str:
 
 
 def timing(bench: Mapping[str, Any]) -> str:
-    """How it was timed: provider, precision, threads, processor."""
+    """How it was timed: provider, precision, threads, processor; of a GPU also its name and how runs went."""
     threads = f"{bench['threads']} thread{'' if bench['threads'] == 1 else 's'}"
-    return f"{bench['provider']}, {bench['precision']}, {threads}, {bench['environment']['processor']}"
+    parts = [
+        bench["provider"],
+        bench["precision"].replace(",", ", "),
+        threads,
+        bench["environment"]["processor"],
+    ]
+    device = bench.get("device") or {}
+    if device.get("name"):
+        parts.append(device["name"] + (f" at {device['mhz']:,.0f} MHz" if device.get("mhz") else ""))
+    if bench.get("copies", "none") != "none":
+        parts.append(f"copies {bench['copies']}")
+    if bench.get("cuda_graphs"):
+        parts.append("CUDA graphs")
+    return ", ".join(parts)
 
 
 def part(value: int, total: int) -> str:
@@ -109,11 +122,12 @@ def latency_table(run: Run, bench: Mapping[str, Any]) -> Table:
         for batch in run.batches:
             cells += _latency_cells(one.latency.get(batch))
         rows.append(tuple(cells))
+    note = f"Median and spread of one call, {timing(bench)}; the models took turns. Speed-up: against Gen. 0."
     return Table(
         "Latency",
         tuple(columns),
         tuple(rows),
-        f"Median and spread of one call, {timing(bench)}; the models took turns. Speed-up: against Gen. 0.",
+        " ".join([note, *bench.get("notes", ())]),
         marked=run.marked,
     )
 
