@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,14 @@ from evonnx.network import Network
 from evonnx.onnx_io import check_file, save_model
 from evonnx.proof import Proof, prove, require
 
+Timing = Callable[[str], AbstractContextManager[object]]
+"""Called with the name of a stage; what it gives is entered while the stage lasts."""
+
+
+def untimed(stage: str) -> AbstractContextManager[object]:
+    """Nobody asks how long a stage takes."""
+    return nullcontext()
+
 
 @dataclass(frozen=True)
 class Removal:
@@ -25,7 +35,14 @@ class Removal:
     proof: Proof
 
 
-def compact(masked: Network, *, align: int = 1, seed: int = 0, threads: int | None = None) -> Removal:
+def compact(
+    masked: Network,
+    *,
+    align: int = 1,
+    seed: int = 0,
+    threads: int | None = None,
+    timing: Timing = untimed,
+) -> Removal:
     """Remove physically what is dead in a model, and prove that its function stayed the same.
 
     Args:
@@ -33,14 +50,17 @@ def compact(masked: Network, *, align: int = 1, seed: int = 0, threads: int | No
         align: keep channel counts at multiples of this.
         seed: of the proof's random inputs.
         threads: of onnxruntime, for the proof.
+        timing: is told of the stages "compact" and "prove".
 
     Raises:
         ProofError: masked and compact model differ, or the proof has no power.
     """
-    plan = plan_compaction(masked, analyse(masked), align=align)
-    compacted = apply_plan(masked, plan)
+    with timing("compact"):
+        plan = plan_compaction(masked, analyse(masked), align=align)
+        compacted = apply_plan(masked, plan)
     shapes = masked.input_shapes or None
-    proof = prove(masked.model, compacted, input_shapes=shapes, seed=seed, threads=threads)
+    with timing("prove"):
+        proof = prove(masked.model, compacted, input_shapes=shapes, seed=seed, threads=threads)
     require(proof)
     return Removal(plan, compacted, proof)
 

@@ -24,7 +24,7 @@ FIELDS = {
     *("generation", "parents", "seed", "synapses", "synapses_ancestor", "architectural_efficiency"),
     *("kernels", "kernels_ancestor", "cluster_efficiency", "filters", "filters_ancestor", "parameters"),
     *("macs", "bytes", "score", "score_ancestor", "score_validation", "layers", "proof", "budget"),
-    *("achieved", "retrain_seconds", "evaluate_seconds", "overhead_seconds"),
+    *("achieved", "retrain_seconds", "evaluate_seconds", "overhead_seconds", "stage_seconds"),
 }
 
 

@@ -20,7 +20,7 @@ from test_evolution import assert_same_run
 from evonnx.run_store import read_json
 
 GENERATIONS = 5
-TIMES = ("retrain_seconds", "evaluate_seconds", "overhead_seconds")
+TIMES = ("retrain_seconds", "evaluate_seconds", "overhead_seconds", "stage_seconds")
 QUIET: dict[str, Any] = {
     "stdout": subprocess.DEVNULL,
     "stderr": subprocess.DEVNULL,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from evonnx.evolution.budgeting import Budgeting
 from evonnx.evolution.judging import Judge, score_columns
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.retraining import Trainer
+from evonnx.evolution.stopwatch import EVALUATE, RETRAIN, Stopwatch
 from evonnx.genome import Encoding, encode, needs_gradients
 from evonnx.masking import apply_masks
 from evonnx.masks import Masks
@@ -42,27 +41,6 @@ from evonnx.sessions import load_warnings
 from evonnx.steps import Removal, compact, write_checked
 from evonnx.synthesis import Sample, rounds, sample, solve
 from evonnx.task import Metric
-
-
-@dataclass
-class Stopwatch:
-    """Seconds spent, by purpose: "retrain", "evaluate", and the whole."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: {"retrain": 0.0, "evaluate": 0.0})
-    began: float = field(default_factory=time.perf_counter)
-
-    @contextmanager
-    def timing(self, purpose: str) -> Iterator[None]:
-        """Add the time of the block to a purpose."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[purpose] += time.perf_counter() - start
-
-    def overhead(self) -> float:
-        """Everything that was neither retraining nor evaluation."""
-        return time.perf_counter() - self.began - sum(self.seconds.values())
 
 
 @dataclass(frozen=True)
@@ -140,8 +118,9 @@ def screen(brood: Brood, samples: list[Sample], folder: Path) -> list[int]:
     fitness: list[float] = []
     for index, one in enumerate(samples):
         setting.observer.stage(brood.generation, f"screening {index + 1}/{len(samples)}")
-        save_model(apply_masks(brood.network, brood.coupling, one.masks), candidate)
-        with brood.watch.timing("evaluate"):
+        with brood.watch.timing("screen"):
+            save_model(apply_masks(brood.network, brood.coupling, one.masks), candidate)
+        with brood.watch.timing(EVALUATE):
             score = setting.judge.validation(candidate)
         fitness.append(score if setting.judge.metric.higher_is_better else -score)
     candidate.unlink()
@@ -154,14 +133,19 @@ def remove_physically(brood: Brood, masks: Masks, folder: Path, seed: int) -> Re
     Raises:
         ProofError: they differ, or the proof has no power.
     """
-    setting = brood.setting
+    setting, timing = brood.setting, brood.watch.timing
     ancestor = setting.trainer.ancestor
-    write_checked(apply_masks(brood.network, brood.coupling, masks), folder / MASKED_FILE, ancestor)
-    masked = load_network(folder / MASKED_FILE, setting.options.input_shapes)
+    with timing("mask"):
+        model = apply_masks(brood.network, brood.coupling, masks)
+    with timing("save"):
+        write_checked(model, folder / MASKED_FILE, ancestor)
+    with timing("load"):
+        masked = load_network(folder / MASKED_FILE, setting.options.input_shapes)
     # Samples of whole channels come in multiples already; others can only be padded.
     padding = 1 if rounds(setting.encoding) else setting.align
-    removal = compact(masked, align=padding, seed=seed, threads=setting.options.threads)
-    write_checked(removal.compacted.model, folder / COMPACT_FILE, ancestor)
+    removal = compact(masked, align=padding, seed=seed, threads=setting.options.threads, timing=timing)
+    with timing("save"):
+        write_checked(removal.compacted.model, folder / COMPACT_FILE, ancestor)
     return removal
 
 
@@ -184,16 +168,17 @@ def make_offspring(brood: Brood, one: Sample, folder: Path, seed: int) -> Offspr
     setting, generation, observer = brood.setting, brood.generation, brood.setting.observer
     observer.stage(generation, "removing and proving")
     removal = remove_physically(brood, one.masks, folder, seed)
-    save_masks(folder / MASKS_FILE, one.masks)
-    save_lineage(folder / LINEAGE_FILE, removal.compacted.lineage)
+    with brood.watch.timing("save"):
+        save_masks(folder / MASKS_FILE, one.masks)
+        save_lineage(folder / LINEAGE_FILE, removal.compacted.lineage)
     model = folder / COMPACT_FILE
     observer.stage(generation, "retraining")
-    with brood.watch.timing("retrain"):
+    with brood.watch.timing(RETRAIN):
         training = setting.trainer.retrain(
             model, model, setting.training, seed, lambda news: observer.training(generation, news)
         )
     refuse_new_warnings(model, setting.warnings_ancestor)
-    with brood.watch.timing("evaluate"):
+    with brood.watch.timing(EVALUATE):
         validation = setting.judge.validation(model)
     resources = count(load_network(model, setting.options.input_shapes))
     return Offspring(folder, one, removal, resources, training, validation)
@@ -206,17 +191,20 @@ def draw(brood: Brood, seeds: np.random.SeedSequence) -> list[Sample]:
         BudgetError: the bound is out of reach.
     """
     options, encoding = brood.setting.options, brood.setting.encoding
-    clusters = find_clusters(brood.network, brood.coupling, encoding.granularity)
-    solution = solve(
-        brood.network,
-        brood.coupling,
-        encode(brood.network, clusters, encoding, sensitivities=brood.sensitivities),
-        brood.budget,
-        best_effort=options.pressure.best_effort,
-        align=brood.setting.align,
-    )
+    with brood.watch.timing("encode"):
+        clusters = find_clusters(brood.network, brood.coupling, encoding.granularity)
+        encoded = encode(brood.network, clusters, encoding, sensitivities=brood.sensitivities)
     wanted = max(options.selection.screen, options.selection.offspring)
-    return [sample(solution, np.random.default_rng(child)) for child in seeds.spawn(wanted)]
+    with brood.watch.timing("sample"):
+        solution = solve(
+            brood.network,
+            brood.coupling,
+            encoded,
+            brood.budget,
+            best_effort=options.pressure.best_effort,
+            align=brood.setting.align,
+        )
+        return [sample(solution, np.random.default_rng(child)) for child in seeds.spawn(wanted)]
 
 
 def rear(
@@ -257,20 +245,24 @@ def make_generation(
     """
     options, watch = setting.options, Stopwatch()
     setting.observer.stage(generation, "sampling")
-    network = load_network(parents[0].model, options.input_shapes)
+    with watch.timing("load"):
+        network = load_network(parents[0].model, options.input_shapes)
     budget = setting.budgeting.bound(network, generation)
     sampling, training = seeds.spawn(2)
     sensitivities = None
     if needs_gradients(setting.encoding):
         setting.observer.stage(generation, "measuring gradients")
         seed = int(sampling.generate_state(1)[0])
-        with watch.timing("retrain"):
+        with watch.timing(RETRAIN):
             sensitivities = setting.trainer.sensitivities(network, parents[0].model, setting.training, seed)
-    brood = Brood(setting, generation, network, analyse(network), budget, sensitivities, watch)
+    with watch.timing("analyse"):
+        coupling = analyse(network)
+    brood = Brood(setting, generation, network, coupling, budget, sensitivities, watch)
     samples = draw(brood, sampling)
     best = select(setting.judge.metric, list(rear(brood, samples, training, folder)), folder)
-    with watch.timing("evaluate"):
+    with watch.timing(EVALUATE):
         score = setting.judge.reported(folder / COMPACT_FILE)
+    stages = watch.stages()
     row: Row = {
         "generation": generation,
         "parents": [one.generation for one in parents],
@@ -288,9 +280,10 @@ def make_generation(
         "screened": len(samples),
         "training": best.training,
         "notes": [*best.sample.notes, *best.removal.plan.notes, *best.training["notes"]],
-        "retrain_seconds": watch.seconds["retrain"],
-        "evaluate_seconds": watch.seconds["evaluate"],
-        "overhead_seconds": watch.overhead(),
+        "retrain_seconds": watch.seconds[RETRAIN],
+        "evaluate_seconds": watch.seconds[EVALUATE],
+        "overhead_seconds": sum(stages.values()),
+        "stage_seconds": stages,
     }
     write_json(folder / METRICS_FILE, row)
     return row
