@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from evonnx.evolution.generation import Setting, figures
 from evonnx.evolution.judging import Judge, check_examples
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.retraining import Trainer
+from evonnx.evolution.timings import Timings
 from evonnx.genome import Encoding
 from evonnx.network import Network, load_network
 from evonnx.plugins import get
@@ -119,7 +121,15 @@ def choose(case: Case, observer: Observer) -> dict[str, Any]:
     )
 
 
-def setting_of(case: Case, align: int, observer: Observer, checkpoints: Path | None = None) -> Setting:
+def timings_of(case: Case, choices: dict[str, Any], save: Callable[[], None]) -> Timings:
+    """What choices by the clock are made with; what it measures goes into `choices`."""
+    recorded = choices.setdefault("timings", {})
+    return Timings(case.timing_threads, case.options.seed, case.options.input_shapes, recorded, save)
+
+
+def setting_of(
+    case: Case, align: int, observer: Observer, timings: Timings, checkpoints: Path | None = None
+) -> Setting:
     """Score the ancestor and gather what stays the same for every generation."""
     observer.stage(0, "scoring the ancestor")
     adapter_options = dict(case.options.retraining.adapter_options)
@@ -147,6 +157,7 @@ def setting_of(case: Case, align: int, observer: Observer, checkpoints: Path | N
         warnings_ancestor=frozenset(load_warnings(case.model)),
         align=align,
         observer=observer,
+        timings=timings,
     )
 
 

@@ -19,7 +19,9 @@ from evonnx.evolution.budgeting import Budgeting
 from evonnx.evolution.judging import Judge, score_columns
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.retraining import Trainer
+from evonnx.evolution.selection import Candidate, fittest, sizes, tolerance
 from evonnx.evolution.stopwatch import EVALUATE, RETRAIN, Stopwatch
+from evonnx.evolution.timings import Timings
 from evonnx.genome import Encoding, encode, needs_gradients
 from evonnx.masking import apply_masks
 from evonnx.masks import Masks
@@ -40,7 +42,6 @@ from evonnx.run_store import (
 from evonnx.sessions import load_warnings
 from evonnx.steps import Removal, compact, write_checked
 from evonnx.synthesis import Sample, rounds, sample, solve
-from evonnx.task import Metric
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,15 @@ class Setting:
     align: int
     """Wanted multiple of channels."""
     observer: Observer
+    timings: Timings
 
     def validation_drop(self, row: Row) -> float:
         """How much an offspring lost on validation data, in the metric's own unit."""
         return self.judge.metric.drop(self.score_validation_ancestor, row["score_validation"])
+
+    def within(self, score: float) -> bool:
+        """Whether a validation score is within the accuracy bound."""
+        return self.judge.metric.drop(self.score_validation_ancestor, score) <= self.options.max_drop
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,8 @@ class Offspring:
     resources: Resources
     training: dict[str, Any]
     score_validation: float
+    sizes: tuple[float, ...]
+    """By which equals are told apart (`selection.sizes`)."""
 
 
 @dataclass(frozen=True)
@@ -180,8 +188,9 @@ def make_offspring(brood: Brood, one: Sample, folder: Path, seed: int) -> Offspr
     refuse_new_warnings(model, setting.warnings_ancestor)
     with brood.watch.timing(EVALUATE):
         validation = setting.judge.validation(model)
-    resources = count(load_network(model, setting.options.input_shapes))
-    return Offspring(folder, one, removal, resources, training, validation)
+    network = load_network(model, setting.options.input_shapes)
+    measured = sizes(setting.budgeting.factor, network, model)
+    return Offspring(folder, one, removal, count(network), training, validation, measured)
 
 
 def draw(brood: Brood, seeds: np.random.SeedSequence) -> list[Sample]:
@@ -218,17 +227,28 @@ def rear(
         yield make_offspring(brood, samples[order[number]], nest, int(child.generate_state(1)[0]))
 
 
-def select(metric: Metric, candidates: list[Offspring], folder: Path) -> Offspring:
-    """Keep the files of the best on validation data, the first among equals, and drop the others'."""
-    best = candidates[0]
-    for candidate in candidates[1:]:
-        if metric.better(candidate.score_validation, best.score_validation):
-            best = candidate
-    for file in best.folder.iterdir():
+def select(brood: Brood, offspring: list[Offspring], folder: Path) -> tuple[Offspring, dict[str, Any] | None]:
+    """Keep the files of the fittest, and drop the others'.
+
+    Returns:
+        The fittest, and for the row why it was chosen; None where it was the only one.
+    """
+    setting, options = brood.setting, brood.setting.options
+    metric, examples = setting.judge.metric, setting.judge.task.size("validation")
+    candidates = [
+        Candidate(f"offspring {number}", one.folder / COMPACT_FILE, one.score_validation, one.sizes)
+        for number, one in enumerate(offspring, 1)
+    ]
+    best = (max if metric.higher_is_better else min)(one.score for one in candidates)
+    # All generations together can't give away more than the accuracy bound.
+    equal = tolerance(metric, best, examples, options.max_drop / options.generations)
+    choice = fittest(candidates, metric, setting.within, equal, setting.timings, str(brood.generation))
+    chosen = offspring[choice.index]
+    for file in chosen.folder.iterdir():
         file.rename(folder / file.name)
-    for candidate in candidates:
-        shutil.rmtree(candidate.folder)
-    return best
+    for one in offspring:
+        shutil.rmtree(one.folder)
+    return chosen, choice.to_json(candidates) if len(offspring) > 1 else None
 
 
 def make_generation(
@@ -259,7 +279,9 @@ def make_generation(
         coupling = analyse(network)
     brood = Brood(setting, generation, network, coupling, budget, sensitivities, watch)
     samples = draw(brood, sampling)
-    best = select(setting.judge.metric, list(rear(brood, samples, training, folder)), folder)
+    reared = list(rear(brood, samples, training, folder))
+    with watch.timing("select"):
+        best, selection = select(brood, reared, folder)
     with watch.timing(EVALUATE):
         score = setting.judge.reported(folder / COMPACT_FILE)
     stages = watch.stages()
@@ -278,6 +300,7 @@ def make_generation(
         "expected": best.sample.expected_share,
         "alignment": reached.to_json() if (reached := best.sample.alignment) else None,
         "screened": len(samples),
+        "selection": selection,
         "training": best.training,
         "notes": [*best.sample.notes, *best.removal.plan.notes, *best.training["notes"]],
         "retrain_seconds": watch.seconds[RETRAIN],

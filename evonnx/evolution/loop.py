@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evonnx.errors import BudgetError, EvonnxError, RunError
-from evonnx.evolution.beginning import Case, choose, first_record, read_case, setting_of
+from evonnx.evolution.beginning import Case, choose, first_record, read_case, setting_of, timings_of
 from evonnx.evolution.configuration import check_same, configuration_of
 from evonnx.evolution.generation import Parent, Setting, make_generation
 from evonnx.evolution.options import EvolveOptions, Observer
@@ -74,7 +74,8 @@ def evolve(
         if isinstance(case.task, NeedsAncestor):
             case.task.bind_ancestor(str(case.model))
         choices = store.read_run().get("choices") or choose(case, observer)
-        setting = setting_of(case, choices["align"], observer, store.checkpoints)
+        timings = timings_of(case, choices, lambda: store.record_choices(choices))
+        setting = setting_of(case, choices["align"], observer, timings, store.checkpoints)
         record = first_record(case, configuration, choices, setting)
         store.write_run(record)
         title = f"{case.model.name}: {case.task.describe()}"
@@ -119,6 +120,7 @@ def _generations(case: Case, setting: Setting, store: RunStore, record: dict[str
     record["generations"] = rows
     for row in rows:
         setting.observer.generation_done(row)
+        record["notes"] += _selected(row)
     store.write_run(record)
     while len(rows) < case.options.generations:
         if rows and (reason := _too_much_lost(setting, rows[-1])):
@@ -133,9 +135,18 @@ def _generations(case: Case, setting: Setting, store: RunStore, record: dict[str
                 raise
             return f"Stopped before generation {number}: {error}"
         rows.append(row)
+        record["notes"] += _selected(row)
         store.write_run(record)
         setting.observer.generation_done(row)
+        for note in _selected(row):
+            setting.observer.note(note)
     return None
+
+
+def _selected(row: Row) -> list[str]:
+    """Why this offspring lives, where there were others."""
+    selection = row.get("selection")
+    return [f"Generation {row['generation']}: {selection['reason']}"] if selection else []
 
 
 def _too_much_lost(setting: Setting, row: Row) -> str | None:
@@ -153,8 +164,11 @@ def _finish(case: Case, setting: Setting, store: RunStore, record: dict[str, Any
     rows: list[Row] = record["generations"]
     budget = replace(setting.training, epochs=case.recovery_epochs)
     seed = int(_seeds(case)[-1].generate_state(1)[0])
-    record["best"] = recover(setting, store, choose_best(setting, rows), budget, seed)
-    record["notes"] += record["best"].pop("notes")
+    setting.observer.stage(0, "choosing the best offspring")
+    chosen, selection = choose_best(setting, store, rows)
+    best = recover(setting, store, chosen, budget, seed)
+    record["notes"] += [f"best.onnx: {selection['reason']}", *best.pop("notes")]
+    record["best"] = best | {"selection": selection}
     setting.observer.stage(0, "timing in onnxruntime")
     offspring = [store.generation_folder(row["generation"]) / COMPACT_FILE for row in rows]
     timed = bench(

@@ -9,22 +9,53 @@ from typing import Any
 from evonnx.adapter import TrainingBudget
 from evonnx.evolution.generation import Setting, figures
 from evonnx.evolution.judging import score_columns
+from evonnx.evolution.selection import Candidate, Choice, is_time, sizes, smallest
 from evonnx.network import load_network
 from evonnx.resources import count
 from evonnx.run_store import BEST_FILE, COMPACT_FILE, Row, RunStore
 
+_ROUNDING = 1 + 1e-9
+"""A goal is reached in steps whose shares are floating-point numbers."""
 
-def choose_best(setting: Setting, rows: list[Row]) -> Row:
-    """Accuracy bound first, then size: the offspring within `max_drop` on validation data that uses least of
-    what is budgeted.
 
-    Where no offspring is within the bound, the one that lost least.
+def choose_best(setting: Setting, store: RunStore, rows: list[Row]) -> tuple[Row, dict[str, Any]]:
+    """The offspring that best.onnx is made of, and for run.json why.
+
+    Within `max_drop` on validation data, else the one that lost least; of those, that reached what was asked
+    for, if any did; of those, the smallest, unless another's measured speed outweighs its size.
     """
-    within = [row for row in rows if setting.validation_drop(row) <= setting.options.max_drop]
-    if within:
-        scarce = setting.budgeting.factor.name
-        return min(within, key=lambda row: (row.get(scarce) or row["synapses"], row["bytes"]))
-    return min(rows, key=setting.validation_drop)
+    within = [row for row in rows if setting.within(row["score_validation"])]
+    if not within:
+        row = min(rows, key=setting.validation_drop)
+        reason = f"{_name(row)} lost least; no offspring is within --max-drop {setting.options.max_drop:g}."
+        return row, Choice(0, reason).to_json([_candidate(setting, store, row)])
+    factor = setting.budgeting.factor
+    candidates = [_candidate(setting, store, row) for row in within]
+    goal = _goal(setting)
+    if goal is not None and not is_time(factor):
+        reached = [one for one in candidates if one.sizes[0] <= goal * _ROUNDING]
+        candidates = reached or candidates
+    choice = smallest(candidates, None if is_time(factor) else factor.unit, setting.timings, "best")
+    chosen = candidates[choice.index].name
+    return next(row for row in within if _name(row) == chosen), choice.to_json(candidates)
+
+
+def _goal(setting: Setting) -> float | None:
+    """What a run was asked to end at, as an amount of what is budgeted; None: to go on while it can."""
+    if setting.budgeting.goal is None and setting.options.pressure.target is not None:
+        return setting.options.pressure.target * setting.ancestor.synapses
+    return setting.budgeting.goal
+
+
+def _candidate(setting: Setting, store: RunStore, row: Row) -> Candidate:
+    model = store.generation_folder(row["generation"]) / COMPACT_FILE
+    network = load_network(model, setting.options.input_shapes)
+    measured = sizes(setting.budgeting.factor, network, model)
+    return Candidate(_name(row), model, row["score_validation"], measured)
+
+
+def _name(row: Row) -> str:
+    return f"generation {row['generation']}"
 
 
 def recover(
