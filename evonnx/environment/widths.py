@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from evonnx.environment._base import EnvironmentFactor
+from evonnx.errors import BudgetError
 from evonnx.masks import Mask, Masks
 from evonnx.network import Network, Weight
 
@@ -71,6 +72,14 @@ class WidthFactor(EnvironmentFactor, Protocol):
             BudgetError: the amount cannot be known for some layer; the message names it.
         """
         ...
+
+
+def widths_refused(factor: EnvironmentFactor) -> BudgetError:
+    """Why a factor that is priced by widths can't be budgeted where no whole channels go."""
+    return BudgetError(
+        f"A budget on {factor.name} is met by removing whole channels, which this run does not do. Ask for "
+        "--clusters channel, and for --levels both or clusters."
+    )
 
 
 def stored_widths(weight: Weight) -> Widths:

@@ -31,6 +31,11 @@ class Budgeting:
     goals: tuple[Goal, ...] = ()
     """Where `--budget` asks for them; else synapses are bounded, step by step."""
 
+    @property
+    def leading(self) -> EnvironmentFactor:
+        """What was asked for first: what offspring are told apart by."""
+        return self.goals[0].factor if self.goals else SynapseBudget()
+
     def bounds(self, parent: Network, generation: int) -> tuple[Budget, ...]:
         """What the offspring of a parent may use.
 

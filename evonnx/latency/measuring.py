@@ -30,11 +30,8 @@ from evonnx.speed import Clock, NodeTime, feeds_for, profile_nodes, take_turns
 
 LEVELS = (0.9, 0.75, 0.62, 0.52, 0.43, 0.35, 0.28, 0.2)
 """Typical share of channels that each probe keeps."""
-_ROUNDS = 20
 _WEIGHTY = re.compile(r"Conv|Gemm|MatMul")
 """Operators of onnxruntime that do the work of a layer, fused or not."""
-_MADE_UP = re.compile(r"(_nchwc|_nhwc|_token_\d+|_\d+)$")
-"""What onnxruntime adds to the names of nodes that it makes."""
 
 
 def measure_latency(
@@ -117,21 +114,12 @@ def divide(probe: Probe, profile: Sequence[NodeTime]) -> tuple[dict[str, float],
     apart: dict[str, float] = {}
     rest = 0.0
     for node in profile:
-        owner = _owner(probe, node.name) if _WEIGHTY.search(node.op_type) else None
+        owner = probe.owner(node.name) if _WEIGHTY.search(node.op_type) else None
         if owner is None or owner not in probe.widths:
             rest += node.microseconds
         else:
             apart[owner] = apart.get(owner, 0.0) + node.microseconds
     return apart, rest
-
-
-def _owner(probe: Probe, name: str) -> str | None:
-    while name not in probe.owners:
-        shorter = _MADE_UP.sub("", name)
-        if shorter == name:
-            return None
-        name = shorter
-    return probe.owners[name]
 
 
 @dataclass(frozen=True)
@@ -209,7 +197,7 @@ def _profile(probe: Probe, setting: Setting) -> tuple[NodeTime, ...]:
 def time_in_turns(tried: Sequence[Probe], setting: Setting, rng: np.random.Generator) -> list[float]:
     """Milliseconds per run of each probe, all of them in turns."""
     runs = [_run(probe, setting) for probe in tried]
-    times, _ = take_turns(runs, _ROUNDS, rng, setting.clock)
+    times, _ = take_turns(runs, None, rng, setting.clock)
     # What other work on the machine adds only ever slows down, so the lower quartile says most.
     return [float(one) for one in 1e3 * np.quantile(times, 0.25, axis=0)]
 

@@ -7,13 +7,13 @@ budget tell how far the prediction is off right there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from evonnx.environment import Bound, Budget, LatencyBudget
-from evonnx.environment.widths import width_total
+from evonnx.environment.widths import Widths, width_total
 from evonnx.latency.measuring import Setting, time_in_turns
 from evonnx.latency.probes import compact_probe, probe_of
 from evonnx.network import Network
@@ -63,20 +63,38 @@ def find_correction(
     if place is None:
         return 1.0
     correction = 1.0
-    original = probe_of(ancestor)
     for _ in range(_PILOTS):
         bound = solution.bounds[place]
         assert bound.costs is not None
-        pilot = compact_probe(
-            solution.network,
-            solution.coupling,
-            sample(solution, np.random.default_rng([seed, attempt])).masks,
+        share, widths = measured_share(
+            solution,
+            drawn(solution),
+            ancestor,
+            threads,
+            providers=providers,
+            batch=batch,
+            clock=clock,
         )
-        setting = Setting(ancestor, threads, providers, batch, clock)
-        before, after = time_in_turns([original, pilot], setting, np.random.default_rng(0))
-        miss = after / before * ancestor_ms / width_total(bound.costs, pilot.widths)
+        miss = share * ancestor_ms / width_total(bound.costs, widths)
         correction *= miss
         if abs(miss - 1) < CLOSE:
             break
         solution = solution.under(corrected(bound, miss, solution.network), place)
     return correction
+
+
+def measured_share(
+    solution: Solution,
+    one: Sample,
+    ancestor: Network,
+    threads: int,
+    *,
+    providers: Sequence[str] = (CPU,),
+    batch: int = 1,
+    clock: Clock = time.perf_counter,
+) -> tuple[float, Mapping[str, Widths]]:
+    """Time of a sample, made compact, as a share of the ancestor's in the same rounds; and its widths."""
+    pilot = compact_probe(solution.network, solution.coupling, one.masks)
+    setting = Setting(ancestor, threads, providers, batch, clock)
+    before, after = time_in_turns([probe_of(ancestor), pilot], setting, np.random.default_rng(0))
+    return after / before, pilot.widths

@@ -7,6 +7,7 @@ every group of coupled channels keeps a share of its own.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -32,6 +33,11 @@ _SPREAD = 0.4
 _LEAST = 0.08
 
 
+_TOKEN = re.compile(r"evonnx_\d+_")
+_MADE_UP = re.compile(r"(_nchwc|_nhwc|_token_\d+|_\d+)$")
+"""What onnxruntime adds to the names of nodes that it makes."""
+
+
 @dataclass(frozen=True)
 class Probe:
     """A compact model, ready for onnxruntime."""
@@ -40,33 +46,51 @@ class Probe:
     widths: Mapping[str, Widths]
     """By weight name; weights that are gone have none."""
     owners: Mapping[str, str]
-    """Weight by the name of a node, or of a tensor that the weight's output becomes."""
+    """Weight by token, a part of names in onnxruntime's profile, or by the name of a graph output."""
+
+    def owner(self, name: str) -> str | None:
+        """The weight that a node of the optimised graph belongs to, as far as its name tells."""
+        token = _TOKEN.search(name)
+        if token is not None:
+            return self.owners.get(token[0])
+        while name not in self.owners:
+            shorter = _MADE_UP.sub("", name)
+            if shorter == name:
+                return None
+            name = shorter
+        return self.owners[name]
 
 
 def probe_of(network: Network) -> Probe:
     """A network as it stands.
 
-    Nodes are numbered, for onnxruntime's profile tells names alone and many files have none.
+    Nodes and what they put out are renamed to tokens: onnxruntime's profile tells names alone, it makes new
+    ones out of those that it finds, and many files have none.
     """
     model = network.model.clone()
-    for number, node in enumerate(model.graph):
-        node.name = f"node{number}"
     weight_of = {
         (use.node.outputs[0].name, use.op_type): name
         for name, weight in network.weights.items()
         for use in weight.uses
     }
-    owners: dict[str, str] = {}
+    owner_of: dict[str, str] = {}
     for node in model.graph:
-        outputs = [value.name for value in node.outputs if value.name]
-        owner = weight_of.get((node.outputs[0].name, node.op_type))
+        # What onnxruntime fuses into a layer takes the name of its last node or tensor.
+        before = (owner_of.get(str(value.name)) for value in node.inputs if value is not None)
+        owner = weight_of.get((node.outputs[0].name, node.op_type)) or next(filter(None, before), None)
         if owner is not None:
-            owners[str(node.name)] = owner
-        else:
-            # What onnxruntime fuses into a layer takes the name of its last tensor.
-            owner = next((owners[v.name] for v in node.inputs if v is not None and v.name in owners), None)
+            owner_of.update({str(value.name): owner for value in node.outputs})
+    outputs = {value.name for value in model.graph.outputs}
+    owners = {name: owner for name, owner in owner_of.items() if name in outputs}
+    for number, node in enumerate(model.graph):
+        token = f"evonnx_{number}_"
+        owner = next((owner_of[str(v.name)] for v in node.outputs if v.name in owner_of), None)
         if owner is not None:
-            owners.update(dict.fromkeys(outputs, owner))
+            owners[token] = owner
+        node.name = token
+        for place, value in enumerate(node.outputs):
+            if value.name and value.name not in outputs:
+                value.name = f"{token}{place}"
     widths = {name: stored_widths(weight) for name, weight in network.weights.items()}
     return Probe(to_bytes(model), widths, owners)
 

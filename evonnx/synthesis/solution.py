@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from evonnx.dependency.coupling import Coupling
 from evonnx.environment import Bound, Budget, EnvironmentFactor, WidthFactor, factor_of, solve_bounds
 from evonnx.environment.pressure import Pressure
+from evonnx.environment.widths import widths_refused
 from evonnx.errors import BudgetError
 from evonnx.genome import Encoding, Genome, Levels
 from evonnx.masks import live_masks
@@ -127,10 +128,7 @@ def _bound(network: Network, genome: Genome, budget: Budget, channels: bool) -> 
     prices = factor.prices(network)
     if isinstance(factor, WidthFactor):
         if not channels:
-            raise BudgetError(
-                f"A budget on {factor.name} is met by removing whole channels, which this run does not do. "
-                "Ask for --clusters channel, and for --levels both or clusters."
-            )
+            raise widths_refused(factor)
         amount = factor.measure(network, live_masks(network))
         bound = Bound(budget, factor, prices, amount, factor.costs(network))
     else:
