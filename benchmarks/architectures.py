@@ -286,6 +286,78 @@ class UNet(nn.Module):
         return self.head(x)
 
 
+class Detector(nn.Module):
+    """A one-stage detector of today's make: split stages with SiLU, pooling at several reaches, a pyramid up
+    and down, and box and class maps at three strides."""
+
+    def __init__(self, width: int = 32, classes: int = 80) -> None:
+        super().__init__()
+        widths = [width << level for level in range(5)]
+        self.stem = self.layer(3, widths[0], 3, 2)
+        stages = zip(widths, widths[1:], (1, 2, 2, 1), strict=False)
+        self.stages = nn.ModuleList(
+            nn.Sequential(self.layer(a, b, 3, 2), Split(b, b, depth)) for a, b, depth in stages
+        )
+        self.reach = self.layer(4 * widths[4], widths[4], 1)
+        self.up = nn.ModuleList(
+            [Split(widths[4] + widths[3], widths[3], 1), Split(widths[3] + widths[2], widths[2], 1)]
+        )
+        self.shrink = nn.ModuleList(
+            [self.layer(widths[2], widths[2], 3, 2), self.layer(widths[3], widths[3], 3, 2)]
+        )
+        self.down = nn.ModuleList(
+            [Split(widths[2] + widths[3], widths[3], 1), Split(widths[3] + widths[4], widths[4], 1)]
+        )
+        self.boxes = nn.ModuleList(self.head(one, 64) for one in widths[2:])
+        self.kinds = nn.ModuleList(self.head(one, classes) for one in widths[2:])
+
+    @staticmethod
+    def layer(inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> nn.Sequential:
+        return nn.Sequential(conv_bn(inputs, outputs, kernel, stride), nn.SiLU())
+
+    def head(self, inputs: int, outputs: int) -> nn.Sequential:
+        return nn.Sequential(self.layer(inputs, inputs, 3), nn.Conv2d(inputs, outputs, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x, levels = self.stem(x), []
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x)
+        pooled = [x]
+        for _ in range(3):
+            pooled.append(functional.max_pool2d(pooled[-1], 5, 1, 2))
+        top = self.reach(torch.cat(pooled, 1))
+        middle = self.up[0](torch.cat([functional.interpolate(top, scale_factor=2.0), levels[2]], 1))
+        fine = self.up[1](torch.cat([functional.interpolate(middle, scale_factor=2.0), levels[1]], 1))
+        middle = self.down[0](torch.cat([self.shrink[0](fine), middle], 1))
+        top = self.down[1](torch.cat([self.shrink[1](middle), top], 1))
+        maps = (fine, middle, top)
+        return tuple(
+            torch.cat([box(one), kind(one)], 1).flatten(2)
+            for one, box, kind in zip(maps, self.boxes, self.kinds, strict=True)
+        )
+
+
+class Split(nn.Module):
+    """Half of the channels go through blocks with shortcuts, and every stop on the way is kept."""
+
+    def __init__(self, inputs: int, outputs: int, depth: int) -> None:
+        super().__init__()
+        self.half = outputs // 2
+        self.before = Detector.layer(inputs, outputs)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(Detector.layer(self.half, self.half, 3), Detector.layer(self.half, self.half, 3))
+            for _ in range(depth)
+        )
+        self.after = Detector.layer((2 + depth) * self.half, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(self.before(x).split(self.half, 1))
+        for block in self.blocks:
+            parts.append(parts[-1] + block(parts[-1]))
+        return self.after(torch.cat(parts, 1))
+
+
 class Logits(nn.Module):
     """A model of the transformers library with a tensor in and a tensor out."""
 
@@ -315,6 +387,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "shufflenetv2": Architecture(shufflenet_v2),
     "resnext50": Architecture(lambda: ResNet(width=128, groups=32)),
     "res2net50": Architecture(lambda: ResNet(width=26, scale=4)),
+    "yolo-like": Architecture(Detector, side=320),
     "mlp-mixer-s16": Architecture(Mixer),
     "unet": Architecture(UNet, side=128),
     "transformers-vit": Architecture(lambda: Logits("ViT")),

@@ -25,6 +25,7 @@ from evonnx.latency.fitting import Timing, fit_layers, fit_rest, nonnegative
 from evonnx.latency.measuring import divide
 from evonnx.latency.probes import probe_of, probes
 from evonnx.onnx_io import save_model
+from evonnx.report import markdown, read_run
 from evonnx.run_store import read_json
 from evonnx.sessions import CPU, input_specs, make_session
 from evonnx.speed import NodeTime, feeds_for, profile_nodes
@@ -255,6 +256,23 @@ def test_a_run_keeps_a_budget_on_latency_and_reports_prediction_and_measurement(
     assert record["generations"][-1]["latency"]["predicted_share"] <= 0.5 + 1e-9
     assert record["generations"][-1]["synapses"] <= 0.4 * record["ancestor"]["synapses"]
     assert read_json(folder / "run.json")["choices"] == json.loads(json.dumps(record["choices"]))
+
+
+def test_the_report_shows_prediction_beside_measurement(run):
+    _, _, _, record = run
+    text = markdown(read_run(record))
+    _, table = text.split("## Latency as the environment")
+    rows = [line for line in table.split("##")[0].splitlines() if line.startswith("|")][2:]
+    assert len(rows) == 2
+    for row, line in zip(record["generations"], rows, strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[:3] == [
+            str(row["generation"]),
+            f"{row['latency']['predicted_share']:.1%}",
+            f"{row['latency']['measured_share']:.1%}",
+        ]
+    assert "per_slice" not in text
+    assert "cost_ms" not in text
 
 
 def test_a_resumed_run_measures_nothing_twice(run, monkeypatch):

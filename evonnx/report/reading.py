@@ -42,6 +42,18 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """Where latency was budgeted: an offspring's time as a share of the ancestor's."""
+
+    predicted_share: float
+    """By the cost table, as a pilot corrected it."""
+    measured_share: float
+    measured_share_low: float
+    measured_share_high: float
+    """Bounds of the 95% interval."""
+
+
+@dataclass(frozen=True)
 class Entry:
     """One line of the tables: the ancestor, an offspring, or best.onnx."""
 
@@ -63,6 +75,8 @@ class Entry:
     """By batch size."""
     details: Mapping[str, float] = field(default_factory=dict)
     """More figures on test data, such as precision and recall, where the task has them."""
+    pace: Pace | None = None
+    """None where latency was not budgeted."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +198,9 @@ def _entry(row: Mapping[str, Any], label: str, latency: Mapping[int, Latency]) -
         ),
         latency=latency,
         details={str(name): float(value) for name, value in row.get("details", {}).items()},
+        pace=Pace(*(float(row["latency"][name]) for name in Pace.__annotations__))
+        if row.get("latency")
+        else None,
     )
 
 
@@ -191,11 +208,19 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
+_OF_TABLES = ("provider", "threads", "batch", "align", "ancestor_ms", "calibration", "median_error")
+"""What of a cost table a reader wants to know; the rest is in run.json."""
+
+
 def _facts(document: Mapping[str, Any]) -> dict[str, str]:
     """What the run was made with, in words."""
     configuration, task = document["configuration"], document["task"]
     machine, versions = document.get("machine", {}), configuration.get("versions", {})
-    choices = {name: made for name, made in document.get("choices", {}).items() if name != "timings"}
+    choices = dict(document.get("choices", {}))
+    choices.pop("timings", None)
+    if "latency" in choices:
+        table = choices["latency"]
+        choices["latency"] = {name: table[name] for name in _OF_TABLES if name in table}
     facts = {
         "task": task.get("found"),
         "encoding": configuration.get("encoding"),

@@ -142,6 +142,26 @@ def _latency_cells(latency: Latency | None) -> tuple[str, ...]:
     )
 
 
+def pace_table(run: Run) -> Table:
+    """Time as it was budgeted: what the cost table predicted, and what came out."""
+    paced = [(one.label, one.pace) for one in run.entries if one.pace is not None]
+    return Table(
+        "Latency as the environment",
+        ("Gen.", "predicted", "measured", "95% interval"),
+        tuple(
+            (
+                label,
+                f"{pace.predicted_share:.1%}",
+                f"{pace.measured_share:.1%}",
+                f"{pace.measured_share_low:.1%} to {pace.measured_share_high:.1%}",
+            )
+            for label, pace in paced
+        ),
+        "Of the ancestor's time, timed in turns with it. The prediction is the cost table's in run.json, "
+        "corrected by pilots.",
+    )
+
+
 def layer_table(run: Run) -> Table:
     """Survival per layer in the last entry (best.onnx once the run is finished)."""
     last = run.entries[-1]
@@ -165,7 +185,8 @@ def layer_table(run: Run) -> Table:
 def tables(run: Run) -> tuple[Table, ...]:
     """Everything that a report shows as a table, in order."""
     timed = [latency_table(run, run.bench)] if run.bench else []
-    return efficiency_table(run), cluster_table(run), size_table(run), *timed, layer_table(run)
+    paced = [pace_table(run)] if any(one.pace for one in run.entries) else []
+    return efficiency_table(run), cluster_table(run), size_table(run), *paced, *timed, layer_table(run)
 
 
 def summary(run: Run) -> str:
