@@ -36,9 +36,9 @@ def replace_section(file: Path, name: str, text: str) -> None:
         ValueError: the file has no such section.
     """
     whole = file.read_text(encoding="utf-8")
-    opening, closing = f"<!-- {name} -->\n", f"\n<!-- /{name} -->"
+    opening, closing = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     start, end = whole.index(opening) + len(opening), whole.index(closing)
-    file.write_text(whole[:start] + text + whole[end:], encoding="utf-8")
+    file.write_text(whole[:start] + text + "\n" + whole[end:], encoding="utf-8")
 
 
 def _commit() -> str:

@@ -2,10 +2,10 @@
 
 Per architecture these are timed side by side, as `evonnx bench` does: the original; a compact offspring at
 about half its multiply-accumulates (channel clusters, alignment as measured here; of several draws the
-measured fastest, as `evolve --offspring` chooses among equally fit ones), and one drawn without alignment; and
-at the same multiply-accumulates as controls the same architecture with all widths scaled
-alike, in multiples of 8 and of the alignment, and Torch-Pruning's default output on the same network. Last,
-the original with as many weights set to zero and nothing removed. Weights are random: only shapes matter for
+measured fastest, as `evolve --offspring` chooses among equally fit ones), and one drawn without alignment;
+and at the same multiply-accumulates as controls the same architecture with all widths scaled alike, in
+multiples of 8 and of the alignment, and Torch-Pruning's default output on the same network. Last, the
+original with as many weights set to zero and nothing removed. Weights are random: only shapes matter for
 time.
 
     python benchmarks/speed_at_macs.py [--models FOLDER] [--without torch-pruning] [--out docs/speed.md]

@@ -1,7 +1,7 @@
 """The torch adapter's training step against the same network written and trained by hand in PyTorch.
 
     python benchmarks/torch_step.py [NETWORK ...] [--precision fp32 bf16] [--rounds 20] [--threads 1]
-        [--cpu-time]
+        [--cpu-time] [--out FILE.md]
 
 LeNet-5, ResNet-56 (batch 128) and MobileNetV2 (96 x 96, batch 32) learn labels. A step is all that follows
 a batch in numpy: to tensors, forward, cross-entropy, backward, gradients clipped at a norm of 2, SGD with
@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from architectures import mobilenet_v2
+from provenance import provenance, replace_section
 from torch import Tensor, nn
 from torch.nn import functional
 from training_networks import CifarResNet, LeNet5, awake, exported
@@ -89,8 +90,8 @@ def check(network: nn.Module, model: Path, images: Tensor) -> None:
     assert torch.allclose(output, network.eval()(images), atol=1e-3), "the two networks differ"
 
 
-def compare(name: str, precision: str, given: argparse.Namespace) -> float:
-    """Time one network; the ratio of the adapter's step to the better one by hand."""
+def compare(name: str, precision: str, given: argparse.Namespace) -> tuple[str, float]:
+    """Time one network; a line of the table, and the ratio of the adapter's step to the better one by hand."""
     case = CASES[name]
     torch.manual_seed(0)
     network = awake(case.build())
@@ -123,8 +124,7 @@ def compare(name: str, precision: str, given: argparse.Namespace) -> float:
     ratio = statistics.median(times[:, 2] / times[:, better])
     epoch = medians[2] / 1e3 * 50_000 / case.batch
     cells = (name, precision, *(f"{median:.1f}" for median in medians), f"{ratio:.3f}", f"{epoch:.0f}")
-    print("| " + " | ".join(cells) + " |", flush=True)
-    return ratio
+    return f"| {' | '.join(cells)} |", ratio
 
 
 def main() -> int:
@@ -136,17 +136,25 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cpu-time", action="store_true")
+    parser.add_argument("--out", type=Path, help="write the table into this Markdown file")
     given = parser.parse_args()
     if "bf16" in given.precision and not native_bfloat16():
         parser.error("this processor has no bfloat16 arithmetic, so the adapter would compute in float32")
-    print("| network | precision | by hand, ms | channels innermost, ms | adapter, ms | ratio | epoch, s |")
-    print("|---|---|---:|---:|---:|---:|---:|", flush=True)
+    lines = [
+        "| network | precision | by hand, ms | channels innermost, ms | adapter, ms | ratio | 50,000, s |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    print(*lines, sep="\n", flush=True)
+    ratios = []
     with roomy_heap(), deterministic(0, given.threads, torch.device("cpu")):
-        ratios = [
-            compare(name, precision, given)
-            for name in given.networks or CASES
-            for precision in given.precision
-        ]
+        for name in given.networks or CASES:
+            for precision in given.precision:
+                line, ratio = compare(name, precision, given)
+                print(line, flush=True)
+                lines.append(line)
+                ratios.append(ratio)
+    if given.out is not None:
+        replace_section(given.out, "torch-step", "\n".join([*lines, "", provenance()]))
     return 0 if max(ratios) <= LIMIT else 1
 
 
