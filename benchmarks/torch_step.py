@@ -91,7 +91,7 @@ def check(network: nn.Module, model: Path, images: Tensor) -> None:
 
 
 def compare(name: str, precision: str, given: argparse.Namespace) -> tuple[str, float]:
-    """Time one network; a line of the table, and the ratio of the adapter's step to the better one by hand."""
+    """Time one network; a line of the table, and the adapter's step over the better one by hand."""
     case = CASES[name]
     torch.manual_seed(0)
     network = awake(case.build())
