@@ -120,7 +120,7 @@ def _fastest(draws: list[Path], record: Path, threads: int) -> Path:
     if not record.exists():
         timed = bench(draws, provider="cpu", rounds=30, threads=threads)
         speeds = {
-            path.name: controls.macs_of(path) / latency.median_ms
+            path.name: controls.macs_of(path) * latency.ratio
             for path, latency in zip(draws, timed.latencies, strict=True)
         }
         record.write_text(json.dumps(speeds, indent=1))
