@@ -88,12 +88,17 @@ def rows_of(names: list[str], document: dict[str, Any]) -> list[str]:
     for one in sorted(document["latencies"], key=lambda one: one["index"]):
         kilobytes = bytes_of[one["index"]] / 1e3
         cells[one["batch"], one["index"] % len(names)].append(
-            f"{one['median_ms']:.3g} ms, {one['ratio']:.2f}x, {kilobytes:,.0f} kB"
+            f"{_short(one['median_ms'])} ms, {one['ratio']:.2f}x, {kilobytes:,.0f} kB"
         )
     return [
         f"| {names[index]} | {batch} | {' | '.join(found)} |"
         for (batch, index), found in sorted(cells.items())
     ]
+
+
+def _short(number: float) -> str:
+    """Three digits, or all that stand before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def main() -> None:
@@ -114,9 +119,12 @@ def main() -> None:
     lines = [f"| model | batch | {' | '.join(precisions)} |", f"|---|---:|{'---:|' * len(precisions)}"]
     notes: list[str] = []
     for ancestor, runs in by_ancestor([*(given.results or published()), *given.also], given.runs).items():
-        document = measure([ancestor, *map(model_of, runs)], given)
+        models = [ancestor, *map(model_of, runs)]
+        document = measure(models, given)
         lines += rows_of([f"{ancestor.stem}, ancestor", *map(label, runs)], document)
-        notes += [note for note in document["notes"] if note not in notes]
+        # What is said of single models, by their paths, is too much for a page.
+        general = [note for note in document["notes"] if not any(str(model) in note for model in models)]
+        notes += [note for note in general if note not in notes]
     text = "\n".join([*lines, "", provenance(), *notes])
     print(text)
     if given.out is not None:
