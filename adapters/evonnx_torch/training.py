@@ -148,12 +148,10 @@ class Trainer:
         if self.renormalization is not None:
             self.renormalization.fold()
 
-    def _attempt(self, attempt: int, factor: float, reference: float) -> float:
-        """Train at `factor` times the learning rate; the loss afterwards, infinite if weights are not
-        finite."""
-        self.history.clear()
+    def optimizer(self) -> Optimizer:
+        """A new one for what the loss reaches; settles for float32 where autocast can't run the graph."""
         trained, decayed = self._trained()
-        optimizer = Optimizer(
+        return Optimizer(
             list(trained.values()),
             [self._mask(name) for name in trained],
             [name in decayed for name in trained],
@@ -161,6 +159,18 @@ class Trainer:
             self.settings.optimizer,
             self.settings.clip_norm,
         )
+
+    def step(self, batch: Batch, rng: np.random.Generator, optimizer: Optimizer, rate: float) -> Tensor:
+        """One step in the module's present mode on a batch of the task's, augmented; its mean loss."""
+        loss = self._backward(batch, rng)
+        optimizer.step(rate)
+        return loss
+
+    def _attempt(self, attempt: int, factor: float, reference: float) -> float:
+        """Train at `factor` times the learning rate; the loss afterwards, infinite if weights are not
+        finite."""
+        self.history.clear()
+        optimizer = self.optimizer()
         average = Average(optimizer.parameters, self.settings.ema_decay) if self.settings.ema_decay else None
         self._epochs(attempt, optimizer, average, factor, reference)
         if average is not None:
@@ -255,8 +265,8 @@ class Trainer:
         news = max(1, self._steps // 50)
         watch = _Watch(reference)
         for step, batch in enumerate(self.task.batches("train", self.settings.batch_size, rng)):
-            watch.pending.append(self._backward(batch, rng))
-            optimizer.step(schedule.rate((epoch - 1) * self._steps + step) * factor)
+            rate = schedule.rate((epoch - 1) * self._steps + step) * factor
+            watch.pending.append(self.step(batch, rng, optimizer, rate))
             if average is not None:
                 average.update()
             if len(watch.pending) >= every:
