@@ -199,8 +199,8 @@ def test_labels_are_checked_although_steps_are_replayed(
 
 
 def test_losses_are_kept_although_replays_write_over_them() -> None:
-    """On a GPU they are read some steps later."""
-    found = []
+    """On a GPU they are read some steps later. A weight's name may be any, such as an average's number."""
+    found, ends = [], []
     for captured in (False, True):
         weight = torch.zeros(3, requires_grad=True)
 
@@ -209,19 +209,21 @@ def test_losses_are_kept_although_replays_write_over_them() -> None:
             loss.backward()
             return loss.detach()
 
-        optimizer = Optimizer([weight], [None], [False], 0.0, "sgd", 0.0)
+        optimizer, average = Optimizer([weight], [None], [False], 0.0, "sgd", 0.0), Average([weight], 0.9)
         cpu, fake = torch.device("cpu"), FakeGraphs()
         stepper = (
-            CapturedStepper(gradients, optimizer, None, fake, {"w": weight}, frozenset(), cpu)
+            CapturedStepper(gradients, optimizer, average, fake, {"0": weight}, frozenset(), cpu)
             if captured
-            else Stepper(gradients, optimizer, None)
+            else Stepper(gradients, optimizer, average)
         )
         data = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
         pieces = [[Piece(Chunk({}, {"x": torch.from_numpy(x)}, None, 1), None)] for x in data]
         found.append(torch.stack([stepper(piece, 0.01) for piece in pieces]))
+        ends.append(average.values[0])
         assert fake.replays == (5 if captured else 0)
     assert len(found[0].unique()) == 5
     assert torch.allclose(*found)
+    assert torch.allclose(*ends)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])

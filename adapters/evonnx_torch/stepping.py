@@ -169,11 +169,9 @@ class CapturedStepper(Stepper):
         def work() -> None:
             self._loss.copy_(self._work(kept, factors))
 
-        changed = {
-            **self._state,
-            **self.optimizer.momenta(),
-            **(self.average.named() if self.average else {}),
-        }
+        average = self.average.values if self.average else []
+        everything = [*self._state.values(), *self.optimizer.momenta().values(), *average]
+        changed = {str(number): tensor for number, tensor in enumerate(everything)}
         before, random = snapshot(changed), random_state(self._device)
         try:
             self._replay = self._recorder(work)
@@ -231,12 +229,15 @@ def cuda_recorder(device: torch.device) -> Recorder:
         # One stream for warming up and capturing: libraries keep a handle for each.
         stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UPS - 1):
-                work()
-            with _waiting_is_an_error():
-                work()
-        torch.cuda.current_stream(device).wait_stream(stream)
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UPS - 1):
+                    work()
+                with _waiting_is_an_error():
+                    work()
+        finally:
+            # What it wrote is put back afterwards, also where it failed halfway.
+            torch.cuda.current_stream(device).wait_stream(stream)
         generator: Any = torch.cuda.default_generators[torch.cuda.current_device()]
         untouched = generator.clone_state()
         graph = torch.cuda.CUDAGraph()
