@@ -15,18 +15,16 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 from training_networks import CifarResNet, LeNet5, awake, exported
+from training_steps import Bytes
 
 from evonnx.adapter import Progress, RetrainRequest, TrainingBudget
 from evonnx.onnx_io import save_model
-from evonnx.task import Batch, Loss, Metric
 from evonnx_torch import TorchAdapter
 
 BATCH = 128
@@ -50,34 +48,6 @@ CASES = {
     "resnet56": Case(CifarResNet(), CifarResNet(), (3, 32, 32), 6, taught=False),
     "resnet56-small": Case(CifarResNet(), CifarResNet(widths=(10, 20, 40)), (3, 32, 32), 6),
 }
-
-
-class Bytes:
-    """Random images, as bytes until they are asked for."""
-
-    name, metric, loss = "bytes", Metric("accuracy"), Loss("cross_entropy")
-
-    def __init__(self, count: int, shape: tuple[int, ...]) -> None:
-        rng = np.random.default_rng(0)
-        self.images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
-        self.labels = rng.integers(0, 10, count)
-
-    def describe(self) -> str:
-        return self.name
-
-    def size(self, split: str) -> int:
-        return len(self.images)
-
-    def batches(self, split: str, batch_size: int, rng: np.random.Generator | None = None) -> Iterator[Batch]:
-        order = np.arange(len(self.images)) if rng is None else rng.permutation(len(self.images))
-        for start in range(0, len(order), batch_size):
-            pick = order[start : start + batch_size]
-            images = self.images[pick].astype(np.float32)
-            images /= np.float32(255)
-            yield Batch({"x": images}, self.labels[pick], len(pick))
-
-    def score(self, split: str, outputs: object) -> float:
-        raise NotImplementedError
 
 
 def measure(name: str, epochs: int, threads: int, options: dict[str, str]) -> None:

@@ -1,25 +1,34 @@
 """Does half the work take half the time? ResNet-50 and MobileNetV2, full size, on this CPU.
 
 Per architecture these are timed side by side, as `evonnx bench` does: the original; a compact offspring at
-about half its multiply-accumulates (channel clusters, alignment as measured here); and as controls the same
-architecture with all widths scaled alike to the offspring's multiply-accumulates, in multiples of 8 and of
-the alignment. Weights are random: only shapes matter for time.
+about half its multiply-accumulates (channel clusters, alignment as measured here; of several draws the
+measured fastest, as `evolve --offspring` chooses among equally fit ones), and one drawn without alignment;
+and at the same multiply-accumulates as controls the same architecture with all widths scaled alike, in
+multiples of 8 and of the alignment, and Torch-Pruning's default output on the same network. Last, the
+original with as many weights set to zero and nothing removed. Weights are random: only shapes matter for
+time.
 
-    python benchmarks/speed_at_macs.py
+    python benchmarks/speed_at_macs.py [--models FOLDER] [--without torch-pruning] [--out docs/speed.md]
+
+With --models files are kept, and found again: the timing alone takes about two minutes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import controls
 import numpy as np
 import torch
 from architectures import ResNet, Width, mobilenet_v2, published
+from provenance import provenance, replace_section
 from torch import nn
 
 from evonnx.alignment import measure_alignment
@@ -31,7 +40,6 @@ from evonnx.genome import encode
 from evonnx.masking import apply_masks
 from evonnx.network import load_network, network_of
 from evonnx.onnx_io import save_model
-from evonnx.resources import count
 from evonnx.sessions import default_threads
 from evonnx.speed import bench
 from evonnx.steps import compact
@@ -41,94 +49,109 @@ ARCHITECTURES: dict[str, Callable[[Width], nn.Module]] = {
     "ResNet-50": lambda width: ResNet(made=width),
     "MobileNetV2": mobilenet_v2,
 }
+GENES = replace(adaptive, granularity="channel", levels="clusters")
+HEAD = """\
+| model | threads | MMACs | fewer | ms (10th to 90th percentile) | faster | of the ratio |
+|---|---:|---:|---:|---:|---:|---:|"""
 
 
-def export(model: nn.Module, path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        image = torch.zeros(1, 3, 224, 224)
-        torch.onnx.export(
-            model.eval(), (image,), str(path), dynamo=False, opset_version=17, input_names=["image"]
-        )
+def alignment(ancestor: Path, threads: int) -> dict[str, Any]:
+    """What `--align auto` measures and chooses."""
+    network = load_network(ancestor)
+    return measure_alignment(network, analyse(network), GENES, threads, seconds=20)
 
 
-def macs_of(path: Path) -> int:
-    return count(load_network(path)).macs or 0
-
-
-@dataclass(frozen=True)
-class Offspring:
-    """How a compact model came about."""
-
-    macs: int
-    align: int
-    requested: str
-
-
-def evolve(
-    ancestor: Path, target: Path, share: float, align: int | None, threads: int, seed: int
-) -> Offspring:
+def evolve(ancestor: Path, target: Path, *, share: float, align: int, seed: int) -> None:
     """One offspring at a share of the multiply-accumulates, compact and proven."""
     network = load_network(ancestor)
     coupling = analyse(network)
-    genes = replace(adaptive, granularity="channel", levels="clusters")
-    genome = encode(network, find_clusters(network, coupling, "channel"), genes)
-    if align is None:
-        measured = measure_alignment(network, coupling, genes, threads, seconds=20)
-        align = int(measured["align"])
-        requested = "measured: " + ", ".join(
-            f"{k} -> {v:.2f}" for k, v in measured.get("speedup", {}).items()
-        )
-    else:
-        requested = "given"
+    genome = encode(network, find_clusters(network, coupling, "channel"), GENES)
     sample = synthesize(
         network, coupling, genome, Budget(share, "macs"), np.random.default_rng(seed), align=align
     )
     masked = network_of(apply_masks(network, coupling, sample.masks), network.source)
-    save_model(compact(masked, threads=threads).compacted.model, target)
-    return Offspring(macs_of(target), align, requested)
+    save_model(compact(masked).compacted.model, target)
 
 
-def control(name: str, macs: int, path: Path, step: int) -> int:
-    """The same architecture with uniformly scaled widths, at about these multiply-accumulates."""
-    low, high = 0.3, 1.0
-    for _ in range(12):
-        factor = (low + high) / 2
+def models_of(name: str, folder: Path, threads: int, given: argparse.Namespace) -> list[tuple[str, Path]]:
+    """Labels and files, made where they are not there."""
+    build = ARCHITECTURES[name]
+    torch.manual_seed(given.seed)
+    network = build(published)
 
-        def width(channels: int, factor: float = factor) -> int:
-            return max(step, round(channels * factor / step) * step)
+    def file(what: str, make: Callable[[Path], object]) -> Path:
+        path = folder / f"{name}-{what}-{given.share}-{given.seed}.onnx"
+        if not path.exists():
+            print(f"making {path.name}", flush=True)
+            make(path)
+        return path
 
-        export(ARCHITECTURES[name](width), path)
-        found = macs_of(path)
-        if abs(found - macs) <= 0.01 * macs:
-            break
-        low, high = (factor, high) if found < macs else (low, factor)
-    return found
+    original = file("original", lambda path: controls.export(network, path))
+    align = given.align or _aligned(original, folder / f"{name}-align-{threads}.json", threads)
+
+    def draw(align: int, number: int) -> Path:
+        make = partial(evolve, original, share=given.share, align=align, seed=given.seed + number)
+        return file(f"compact{align}-draw{number}", make)
+
+    draws = [draw(align, number) for number in range(given.draws)]
+    chosen = _fastest(draws, folder / f"{name}-draws-{align}-{threads}.json", threads)
+    macs = controls.macs_of(chosen)
+    found = [
+        (name, original),
+        (f"compact, multiples of {align}", chosen),
+        ("compact, not aligned", draw(1, 0)),
+    ]
+    for step in sorted({8, align} - {1}):
+        path = file(f"uniform{step}-of-{macs}", partial(controls.uniform, build, macs, step))
+        found.append((f"uniform widths, multiples of {step}", path))
+    if "torch-pruning" not in given.without:
+        path = file(f"torch-pruning-of-{macs}", partial(controls.torch_pruning, network, macs))
+        found.append(("Torch-Pruning, its defaults", path))
+    kept = macs / controls.macs_of(original)
+    path = file(f"zeros-of-{macs}", partial(controls.zeros, original, kept))
+    found.append((f"{1 - kept:.0%} of weights zero, none removed", path))
+    return found if align > 1 else [one for one in found if one[0] != "compact, not aligned"]
 
 
-def rows_of(name: str, folder: Path, threads: int, arguments: argparse.Namespace) -> list[str]:
-    original, small = folder / f"{name}.onnx", folder / f"{name}-compact.onnx"
-    torch.manual_seed(arguments.seed)
-    export(ARCHITECTURES[name](published), original)
-    offspring = evolve(original, small, arguments.share, arguments.align, threads, arguments.seed)
-    whole = macs_of(original)
-    labels = {
-        original: (name, whole),
-        small: (f"compact, multiples of {offspring.align}", offspring.macs),
-    }
-    for step in sorted({8, offspring.align}):
-        path = folder / f"{name}-uniform{step}.onnx"
-        labels[path] = (f"uniform widths, multiples of {step}", control(name, offspring.macs, path, step))
-    timed = bench(list(labels), provider="cpu", rounds=arguments.rounds, threads=threads)
+def _fastest(draws: list[Path], record: Path, threads: int) -> Path:
+    """The draw with most multiply-accumulates per second: draws differ by a little in what is left to do."""
+    if len(draws) == 1:
+        return draws[0]
+    if not record.exists():
+        timed = bench(draws, provider="cpu", rounds=30, threads=threads)
+        speeds = {
+            path.name: controls.macs_of(path) * latency.ratio
+            for path, latency in zip(draws, timed.latencies, strict=True)
+        }
+        record.write_text(json.dumps(speeds, indent=1))
+    speeds = json.loads(record.read_text())
+    best = max(speeds, key=speeds.__getitem__)
+    shares = ", ".join(f"{speed / speeds[best]:.2f}" for speed in speeds.values())
+    print(f"draws on {threads} threads: MACs per second over those of the fastest: {shares}", flush=True)
+    return next(path for path in draws if path.name == best)
+
+
+def _aligned(original: Path, record: Path, threads: int) -> int:
+    if not record.exists():
+        record.write_text(json.dumps(alignment(original, threads), indent=1))
+    choice = json.loads(record.read_text())
+    speeds = ", ".join(f"{key} -> {value:.2f}" for key, value in choice.get("speedup", {}).items())
+    print(f"alignment {choice['align']} on {threads} threads; speed by alignment: {speeds}", flush=True)
+    return int(choice["align"])
+
+
+def rows_of(models: list[tuple[str, Path]], threads: int, rounds: int) -> list[str]:
+    timed = bench([path for _, path in models], provider="cpu", rounds=rounds, threads=threads)
+    macs = [controls.macs_of(path) for _, path in models]
     rows = []
-    for (label, macs), latency in zip(labels.values(), timed.latencies, strict=True):
-        fewer = whole / macs
+    for (label, _), own, latency in zip(models, macs, timed.latencies, strict=True):
+        fewer = macs[0] / own
         rows.append(
-            f"| {label} | {threads} | {macs / 1e6:,.0f} | {fewer:.2f}x | {latency.median_ms:.2f} "
+            f"| {label} | {threads} | {own / 1e6:,.0f} | {fewer:.2f}x | {latency.median_ms:.2f} "
             f"({latency.p10_ms:.2f} to {latency.p90_ms:.2f}) "
             f"| {latency.ratio:.2f}x | {latency.ratio / fewer:.2f} |"
         )
-    print(*rows, f"alignment {offspring.requested}", sep="\n", flush=True)
+    print(*rows, *timed.notes, sep="\n", flush=True)
     return rows
 
 
@@ -139,25 +162,25 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.48, help="of the multiply-accumulates that is kept")
     parser.add_argument("--align", type=int, help="channel multiple; default: measured")
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, default_threads()}))
-    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--draws", type=int, default=4, help="offspring to choose the fastest from")
     parser.add_argument("--only", choices=sorted(ARCHITECTURES))
-    parser.add_argument("--out", type=Path, help="write the table, in Markdown")
-    arguments = parser.parse_args()
+    parser.add_argument("--without", nargs="*", default=(), choices=("torch-pruning",))
+    parser.add_argument("--models", type=Path, help="folder to keep models in")
+    parser.add_argument("--make", action="store_true", help="make the models, time nothing")
+    parser.add_argument("--out", type=Path, help="write the table into this Markdown file")
+    given = parser.parse_args()
     rows: list[str] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.models or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for name in ARCHITECTURES:
-            for threads in arguments.threads if arguments.only in (None, name) else ():
-                rows += rows_of(name, Path(folder), threads, arguments)
-    table = [
-        "| model | threads | MMACs | fewer | ms (10th to 90th percentile) | faster | of the ratio |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-        *rows,
-    ]
-    if arguments.out is not None:
-        text = arguments.out.read_text()
-        start, end = text.index("| model |"), text.rindex("|\n") + 2
-        arguments.out.write_text(text[:start] + "\n".join(table) + "\n" + text[end:])
+            for threads in given.threads if given.only in (None, name) else ():
+                models = models_of(name, folder, threads, given)
+                rows += [] if given.make else rows_of(models, threads, given.rounds)
+    if given.out is not None:
+        replace_section(given.out, "speed-at-macs", "\n".join([HEAD, *rows, "", provenance()]))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,6 +48,9 @@ class TorchAdapter:
 
 def _retraining() -> Any:
     """The module that does the work. torch takes seconds to import; listing plugins must not."""
+    # Read when torch is loaded. By default its threads spin while they wait, and on a machine that others use
+    # too they wait for threads that spinning ones keep from running.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from evonnx_torch import retraining
     except ModuleNotFoundError as error:

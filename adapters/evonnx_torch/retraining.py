@@ -58,10 +58,9 @@ def retrain(request: RetrainRequest, teachers: dict[object, object]) -> RetrainR
         request: what to do.
         teachers: the ancestor's cached outputs, kept by the caller between requests.
     """
-    options = _options(request)
-    device = _device(options["device"])
+    device = _device(_options(request)["device"])
     with _running(request, device):
-        return _retrain(request, teachers, options, device)
+        return _retrain(request, teachers, device)
 
 
 def sensitivities(request: RetrainRequest) -> dict[str, Array]:
@@ -108,9 +107,7 @@ def _fitted(
     )
 
 
-def _retrain(
-    request: RetrainRequest, teachers: dict[object, object], options: dict[str, str], device: torch.device
-) -> RetrainResult:
+def _retrain(request: RetrainRequest, teachers: dict[object, object], device: torch.device) -> RetrainResult:
     model = load_model(request.model)
     module = OnnxModule(model, device)
     _check_masks(module, request.masks)
@@ -124,6 +121,23 @@ def _retrain(
                 "leaves as they are; give the model before quantisation to retrain"
             ],
         )
+    trainer = make_trainer(request, model, module, teachers)
+    trainer.run()
+    return RetrainResult(_masked(module.arrays(), request.masks), trainer.history, trainer.notes)
+
+
+def make_trainer(
+    request: RetrainRequest, model: ir.Model, module: OnnxModule, teachers: dict[object, object]
+) -> Trainer:
+    """What retrains a model: every choice made, no step taken.
+
+    Args:
+        request: what to do.
+        model: the one it names.
+        module: made of it, and trained in place.
+        teachers: as for `retrain`.
+    """
+    options, device = _options(request), module.device
     heads, chunk, batch_size = _fitted(module, request, device)
     teacher = _teacher(request, teachers, options["precision"], device) if request.ancestor else None
     renormalization = _renormalize(module, request, options["renormalize"], batch_size, chunk)
@@ -169,8 +183,7 @@ def _retrain(
             f"normalisation was put back behind {len(renormalization.nodes)} convolutions for retraining, "
             "and folded again"
         )
-    trainer.run()
-    return RetrainResult(_masked(module.arrays(), request.masks), trainer.history, trainer.notes)
+    return trainer
 
 
 def _options(request: RetrainRequest) -> dict[str, str]:

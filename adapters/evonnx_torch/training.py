@@ -151,12 +151,10 @@ class Trainer:
         if self.renormalization is not None:
             self.renormalization.fold()
 
-    def _attempt(self, attempt: int, factor: float, reference: float) -> float:
-        """Train at `factor` times the learning rate; the loss afterwards, infinite if weights are not
-        finite."""
-        self.history.clear()
+    def optimizer(self) -> Optimizer:
+        """A new one for what the loss reaches; settles for float32 where autocast can't run the graph."""
         trained, decayed = self._trained()
-        optimizer = Optimizer(
+        return Optimizer(
             list(trained.values()),
             [self._mask(name) for name in trained],
             [name in decayed for name in trained],
@@ -164,8 +162,18 @@ class Trainer:
             self.settings.optimizer,
             self.settings.clip_norm,
         )
+
+    def step(self, batch: Batch, rng: np.random.Generator, stepper: Stepper, rate: float) -> Tensor:
+        """One step in the module's present mode on a batch of the task's, augmented; its mean loss."""
+        return stepper(self._pieces(batch, rng), rate)
+
+    def _attempt(self, attempt: int, factor: float, reference: float) -> float:
+        """Train at `factor` times the learning rate; the loss afterwards, infinite if weights are not
+        finite."""
+        self.history.clear()
+        optimizer = self.optimizer()
         average = Average(optimizer.parameters, self.settings.ema_decay) if self.settings.ema_decay else None
-        stepper = self._stepper(optimizer, average)
+        stepper = self.stepper(optimizer, average)
         self._epochs(attempt, stepper, factor, reference)
         if (note := stepper.note()) and note not in self.notes:
             self.notes.append(note)
@@ -177,7 +185,8 @@ class Trainer:
         after = self._probe() if finite else math.inf
         return after if math.isfinite(after) else math.inf
 
-    def _stepper(self, optimizer: Optimizer, average: Average | None) -> Stepper:
+    def stepper(self, optimizer: Optimizer, average: Average | None = None) -> Stepper:
+        """What takes steps: captured ones where there is a recorder."""
         if self.recorder is None:
             return Stepper(self._gradients, optimizer, average)
         return CapturedStepper(
@@ -266,7 +275,7 @@ class Trainer:
         watch = _Watch(reference)
         for step, batch in enumerate(self.task.batches("train", self.settings.batch_size, rng)):
             rate = schedule.rate((epoch - 1) * self._steps + step) * factor
-            watch.pending.append(stepper(self._pieces(batch, rng), rate))
+            watch.pending.append(self.step(batch, rng, stepper, rate))
             if len(watch.pending) >= every:
                 watch.look()
                 if step % news < every:
