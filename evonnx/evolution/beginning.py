@@ -12,18 +12,24 @@ from typing import Any
 from evonnx.adapter import TrainingBudget
 from evonnx.alignment import measure_alignment
 from evonnx.dependency import analyse
+from evonnx.environment import EnvironmentFactor, LatencyBudget, WidthFactor
+from evonnx.environment.widths import widths_refused
 from evonnx.errors import RunError
-from evonnx.evolution.budgeting import Budgeting, budgeting_of
+from evonnx.evolution.budgeting import budgeting_of, factors_of
 from evonnx.evolution.generation import Setting, figures
 from evonnx.evolution.judging import Judge, check_examples
 from evonnx.evolution.options import EvolveOptions, Observer
+from evonnx.evolution.pacing import Pacing
 from evonnx.evolution.retraining import Trainer
 from evonnx.evolution.timings import Timings
 from evonnx.genome import Encoding
+from evonnx.latency import latency_budget, measure_latency
+from evonnx.masks import live_masks
 from evonnx.network import Network, load_network
 from evonnx.plugins import get
 from evonnx.resources import count
 from evonnx.sessions import default_threads, load_warnings
+from evonnx.synthesis import rounds
 from evonnx.task import Task
 from evonnx.tasks import find_task, find_task_file
 
@@ -47,7 +53,8 @@ class Case:
     """With the number of threads decided."""
     timing_threads: int
     encoding: Encoding
-    budgeting: Budgeting
+    factors: dict[str, EnvironmentFactor]
+    """What is budgeted, by name."""
     training: TrainingBudget
     recovery_epochs: int
 
@@ -70,6 +77,7 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> C
     recovery_epochs = options.retraining.recovery_epochs
     if recovery_epochs is None:
         recovery_epochs = int(defaults.get("recovery_epochs", DEFAULT_RECOVERY_EPOCHS))
+    encoding = _encoding(options)
     decided = replace(options, threads=options.threads or default_threads())
     return Case(
         model=model,
@@ -80,11 +88,26 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> C
         options=decided,
         # One thread unless told otherwise: idle neighbours then change the figures least.
         timing_threads=options.threads or 1,
-        encoding=_encoding(options),
-        budgeting=budgeting_of(options.pressure, options.generations, network),
+        encoding=encoding,
+        factors=_factors(options, encoding, network),
         training=_training_budget(decided, defaults),
         recovery_epochs=recovery_epochs,
     )
+
+
+def _factors(options: EvolveOptions, encoding: Encoding, network: Network) -> dict[str, EnvironmentFactor]:
+    """What is budgeted; a budget that can't be kept is told before anything is written.
+
+    Raises:
+        BudgetError: it makes no sense, or an amount cannot be known.
+    """
+    factors = factors_of(options.pressure)
+    for factor in factors.values():
+        if isinstance(factor, WidthFactor) and not rounds(encoding):
+            raise widths_refused(factor)
+        if not isinstance(factor, LatencyBudget):
+            factor.measure(network, live_masks(network))
+    return factors
 
 
 def _encoding(options: EvolveOptions) -> Encoding:
@@ -113,12 +136,16 @@ def _training_budget(options: EvolveOptions, defaults: dict[str, Any]) -> Traini
 
 def choose(case: Case, observer: Observer) -> dict[str, Any]:
     """What depends on the machine, recorded so that a resumed run repeats it."""
-    if case.options.pressure.align is not None:
-        return {"align": case.options.pressure.align}
-    observer.stage(0, "measuring channel alignments")
-    return measure_alignment(
-        case.network, analyse(case.network), case.encoding, case.timing_threads, seconds=_ALIGNMENT_SECONDS
-    )
+    network, encoding, threads = case.network, case.encoding, case.timing_threads
+    coupling = analyse(network)
+    choices: dict[str, Any] = {"align": case.options.pressure.align}
+    if choices["align"] is None:
+        observer.stage(0, "measuring channel alignments")
+        choices = measure_alignment(network, coupling, encoding, threads, seconds=_ALIGNMENT_SECONDS)
+    if "latency" in case.factors:
+        observer.stage(0, "measuring what layers cost")
+        choices["latency"] = measure_latency(network, coupling, encoding, choices["align"], threads)
+    return choices
 
 
 def timings_of(case: Case, choices: dict[str, Any], save: Callable[[], None]) -> Timings:
@@ -128,9 +155,32 @@ def timings_of(case: Case, choices: dict[str, Any], save: Callable[[], None]) ->
 
 
 def setting_of(
-    case: Case, align: int, observer: Observer, timings: Timings, checkpoints: Path | None = None
+    case: Case,
+    choices: dict[str, Any],
+    observer: Observer,
+    save: Callable[[], None],
+    checkpoints: Path | None = None,
 ) -> Setting:
-    """Score the ancestor and gather what stays the same for every generation."""
+    """Score the ancestor and gather what stays the same for every generation.
+
+    Args:
+        case: what the user gave.
+        choices: from `choose`; further choices by the clock are added.
+        observer: hears of progress.
+        save: keeps `choices` on disk.
+        checkpoints: folder of the adapter's.
+    """
+    pacing = _pacing(case, choices, save)
+    factors = dict(case.factors)
+    if pacing is not None:
+        factors["latency"] = latency_budget(choices["latency"])
+    budgeting = budgeting_of(
+        case.options.pressure,
+        case.options.generations,
+        case.network,
+        factors,
+        None if pacing is None else pacing.ancestor_ms,
+    )
     observer.stage(0, "scoring the ancestor")
     adapter_options = dict(case.options.retraining.adapter_options)
     if case.task_file is not None:
@@ -139,7 +189,7 @@ def setting_of(
     reported = judge.reported(case.model)
     return Setting(
         options=case.options,
-        budgeting=case.budgeting,
+        budgeting=budgeting,
         encoding=case.encoding,
         judge=judge,
         trainer=Trainer(
@@ -155,10 +205,20 @@ def setting_of(
         details_ancestor=dict(reported.details),
         score_validation_ancestor=judge.validation(case.model),
         warnings_ancestor=frozenset(load_warnings(case.model)),
-        align=align,
+        align=choices["align"],
         observer=observer,
-        timings=timings,
+        timings=timings_of(case, choices, save),
+        pacing=pacing,
     )
+
+
+def _pacing(case: Case, choices: dict[str, Any], save: Callable[[], None]) -> Pacing | None:
+    """Where latency is budgeted."""
+    record = choices.get("latency")
+    if record is None:
+        return None
+    corrections = record.setdefault("corrections", {})
+    return Pacing(case.network, case.model, record["ancestor_ms"], case.timing_threads, corrections, save)
 
 
 def first_record(

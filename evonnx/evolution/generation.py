@@ -18,6 +18,7 @@ from evonnx.errors import ModelError
 from evonnx.evolution.budgeting import Budgeting
 from evonnx.evolution.judging import Judge, score_columns
 from evonnx.evolution.options import EvolveOptions, Observer
+from evonnx.evolution.pacing import Pacing
 from evonnx.evolution.retraining import Trainer
 from evonnx.evolution.selection import Candidate, fittest, sizes, tolerance
 from evonnx.evolution.stopwatch import EVALUATE, RETRAIN, Stopwatch
@@ -41,7 +42,7 @@ from evonnx.run_store import (
 )
 from evonnx.sessions import load_warnings
 from evonnx.steps import Removal, compact, write_checked
-from evonnx.synthesis import Sample, rounds, sample, solve
+from evonnx.synthesis import Sample, Solution, rounds, sample, solve
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class Setting:
     """Wanted multiple of channels."""
     observer: Observer
     timings: Timings
+    pacing: Pacing | None = None
+    """Where latency is budgeted."""
 
     def validation_drop(self, row: Row) -> float:
         """How much an offspring lost on validation data, in the metric's own unit."""
@@ -108,7 +111,7 @@ class Brood:
     network: Network
     """The parent."""
     coupling: Coupling
-    budget: Budget
+    budgets: tuple[Budget, ...]
     sensitivities: Mapping[str, Array] | None
     """Of the parent, where the encoding needs them."""
     watch: Stopwatch
@@ -189,11 +192,11 @@ def make_offspring(brood: Brood, one: Sample, folder: Path, seed: int) -> Offspr
     with brood.watch.timing(EVALUATE):
         validation = setting.judge.validation(model)
     network = load_network(model, setting.options.input_shapes)
-    measured = sizes(setting.budgeting.factor, network, model)
+    measured = sizes(setting.budgeting.leading, network, model)
     return Offspring(folder, one, removal, count(network), training, validation, measured)
 
 
-def draw(brood: Brood, seeds: np.random.SeedSequence) -> list[Sample]:
+def draw(brood: Brood, seeds: np.random.SeedSequence) -> tuple[Solution, list[Sample]]:
     """Encode the parent, solve the environment once, and sample what will be screened.
 
     Raises:
@@ -209,11 +212,20 @@ def draw(brood: Brood, seeds: np.random.SeedSequence) -> list[Sample]:
             brood.network,
             brood.coupling,
             encoded,
-            brood.budget,
+            brood.budgets[0],
+            also=brood.budgets[1:],
             best_effort=options.pressure.best_effort,
             align=brood.setting.align,
         )
-        return [sample(solution, np.random.default_rng(child)) for child in seeds.spawn(wanted)]
+    children = seeds.spawn(wanted)
+    if brood.setting.pacing is not None:
+        brood.setting.observer.stage(brood.generation, "measuring pilots")
+        with brood.watch.timing("pilot"):
+            solution = brood.setting.pacing.corrected(
+                solution, brood.generation, lambda one: sample(one, np.random.default_rng(children[0]))
+            )
+    with brood.watch.timing("sample"):
+        return solution, [sample(solution, np.random.default_rng(child)) for child in children]
 
 
 def rear(
@@ -267,7 +279,7 @@ def make_generation(
     setting.observer.stage(generation, "sampling")
     with watch.timing("load"):
         network = load_network(parents[0].model, options.input_shapes)
-    budget = setting.budgeting.bound(network, generation)
+    budgets = setting.budgeting.bounds(network, generation)
     sampling, training = seeds.spawn(2)
     sensitivities = None
     if needs_gradients(setting.encoding):
@@ -277,13 +289,18 @@ def make_generation(
             sensitivities = setting.trainer.sensitivities(network, parents[0].model, setting.training, seed)
     with watch.timing("analyse"):
         coupling = analyse(network)
-    brood = Brood(setting, generation, network, coupling, budget, sensitivities, watch)
-    samples = draw(brood, sampling)
+    brood = Brood(setting, generation, network, coupling, budgets, sensitivities, watch)
+    solution, samples = draw(brood, sampling)
     reared = list(rear(brood, samples, training, folder))
     with watch.timing("select"):
         best, selection = select(brood, reared, folder)
     with watch.timing(EVALUATE):
         score = setting.judge.reported(folder / COMPACT_FILE)
+    latency = None
+    if setting.pacing is not None:
+        with watch.timing("pilot"):
+            compact_model, key = folder / COMPACT_FILE, f"latency {generation}"
+            latency = setting.pacing.row(solution, best.sample, compact_model, setting.timings, key)
     stages = watch.stages()
     row: Row = {
         "generation": generation,
@@ -294,12 +311,18 @@ def make_generation(
         "score_ancestor": setting.score_ancestor,
         "score_validation": best.score_validation,
         "proof": best.removal.proof.to_json(),
-        "budget": budget.share,
-        "budget_factor": setting.budgeting.factor.name,
+        "budget": solution.budget.share,
+        "budget_factor": solution.factor.name,
         "achieved": best.sample.achieved_share,
         "expected": best.sample.expected_share,
+        "budgets": [
+            {"factor": bound.factor.name, "unit": bound.factor.unit, "share": bound.budget.share}
+            | {"achieved": share, "amount": share * bound.parent_amount}
+            for bound, share in zip(solution.bounds, best.sample.achieved, strict=True)
+        ],
         "alignment": reached.to_json() if (reached := best.sample.alignment) else None,
         "screened": len(samples),
+        **({"latency": latency} if latency else {}),
         "selection": selection,
         "training": best.training,
         "notes": [*best.sample.notes, *best.removal.plan.notes, *best.training["notes"]],

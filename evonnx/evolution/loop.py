@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evonnx.errors import BudgetError, EvonnxError, RunError
-from evonnx.evolution.beginning import Case, choose, first_record, read_case, setting_of, timings_of
+from evonnx.evolution.beginning import Case, choose, first_record, read_case, setting_of
 from evonnx.evolution.configuration import check_same, configuration_of
 from evonnx.evolution.generation import Parent, Setting, make_generation
 from evonnx.evolution.options import EvolveOptions, Observer
@@ -74,8 +74,9 @@ def evolve(
         if isinstance(case.task, NeedsAncestor):
             case.task.bind_ancestor(str(case.model))
         choices = store.read_run().get("choices") or choose(case, observer)
-        timings = timings_of(case, choices, lambda: store.record_choices(choices))
-        setting = setting_of(case, choices["align"], observer, timings, store.checkpoints)
+        setting = setting_of(
+            case, choices, observer, lambda: store.record_choices(choices), store.checkpoints
+        )
         record = first_record(case, configuration, choices, setting)
         store.write_run(record)
         title = f"{case.model.name}: {case.task.describe()}"

@@ -29,28 +29,28 @@ def choose_best(setting: Setting, store: RunStore, rows: list[Row]) -> tuple[Row
         row = min(rows, key=setting.validation_drop)
         reason = f"{_name(row)} lost least; no offspring is within --max-drop {setting.options.max_drop:g}."
         return row, Choice(0, reason).to_json([_candidate(setting, store, row)])
-    factor = setting.budgeting.factor
+    factor = setting.budgeting.leading
     candidates = [_candidate(setting, store, row) for row in within]
-    goal = _goal(setting)
-    if goal is not None and not is_time(factor):
-        reached = [one for one in candidates if one.sizes[0] <= goal * _ROUNDING]
-        candidates = reached or candidates
+    reached = [one for one, row in zip(candidates, within, strict=True) if _reached(setting, row, one)]
+    candidates = reached or candidates
     choice = smallest(candidates, None if is_time(factor) else factor.unit, setting.timings, "best")
     chosen = candidates[choice.index].name
     return next(row for row in within if _name(row) == chosen), choice.to_json(candidates)
 
 
-def _goal(setting: Setting) -> float | None:
-    """What a run was asked to end at, as an amount of what is budgeted; None: to go on while it can."""
-    if setting.budgeting.goal is None and setting.options.pressure.target is not None:
-        return setting.options.pressure.target * setting.ancestor.synapses
-    return setting.budgeting.goal
+def _reached(setting: Setting, row: Row, one: Candidate) -> bool:
+    """Whether an offspring is where the run was asked to end; time apart, which is compared by measuring."""
+    goals, target = setting.budgeting.goals, setting.options.pressure.target
+    if not goals:
+        return target is None or one.sizes[0] <= target * setting.ancestor.synapses * _ROUNDING
+    used = {entry["factor"]: entry["amount"] for entry in row["budgets"]}
+    return all(is_time(goal.factor) or used[goal.factor.name] <= goal.amount * _ROUNDING for goal in goals)
 
 
 def _candidate(setting: Setting, store: RunStore, row: Row) -> Candidate:
     model = store.generation_folder(row["generation"]) / COMPACT_FILE
     network = load_network(model, setting.options.input_shapes)
-    measured = sizes(setting.budgeting.factor, network, model)
+    measured = sizes(setting.budgeting.leading, network, model)
     return Candidate(_name(row), model, row["score_validation"], measured)
 
 
