@@ -73,7 +73,7 @@ def adapter_step(
     loaded = load_model(model)
     request = RetrainRequest(model, {}, task, budget, 0, ancestor, options=dict(options))
     trainer = make_trainer(request, loaded, OnnxModule(loaded, torch.device("cpu")), {})
-    optimizer = trainer.optimizer()
+    stepper = trainer.stepper(trainer.optimizer())
     trainer.module.train()
     rng = np.random.default_rng(0)
     size = trainer.settings.batch_size
@@ -85,6 +85,6 @@ def adapter_step(
     batches = full() if fetched else itertools.repeat(next(full()))
 
     def step() -> None:
-        float(trainer.step(next(batches), rng, optimizer, 0.01))
+        float(trainer.step(next(batches), rng, stepper, 0.01))
 
     return step

@@ -44,6 +44,28 @@ def shared_data() -> Path:
     return folder / "data"
 
 
+@pytest.fixture(scope="session")
+def onnxruntime_cuda() -> str:
+    """The provider; tests that ask for it are skipped where onnxruntime cannot run on it, with its reason."""
+    from evonnx.errors import ProviderError
+    from evonnx.sessions import CUDA, make_session, probe_model
+
+    try:
+        make_session(probe_model(), threads=1, providers="cuda")
+    except ProviderError as error:
+        pytest.skip(str(error))
+    return CUDA
+
+
+@pytest.fixture(scope="session")
+def torch_cuda() -> str:
+    """torch's name of the device; tests that ask for it are skipped where there is none."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip(f"PyTorch {torch.__version__} finds no CUDA device")
+    return "cuda"
+
+
 @pytest.fixture
 def graph_file(tmp_path: Path) -> Callable[[str], Path]:
     """Writes a named graph of tests/graphs.py into the test's folder and gives its path."""

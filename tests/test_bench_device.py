@@ -362,11 +362,3 @@ def test_the_device_that_cuda_may_use_is_asked(visible: str | None, first: str) 
 
     gpu.read_device(run, {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
     assert asked[0][1] == f"--id={first}"
-
-
-@pytest.mark.gpu
-def test_a_gpu_replays_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    paths = [conv(tmp_path / "a.onnx", 8), conv(tmp_path / "b.onnx", 4)]
-    result = speed.bench(paths, provider="cuda", batches=(1, 8), check=True, memory=True)
-    assert (result.copies, result.cuda_graphs) == ("excluded", True), result.notes

@@ -66,8 +66,8 @@ def test_a_provider_that_cannot_run_is_an_error(
 
 
 @pytest.mark.gpu
-def test_auto_picks_cuda_where_it_runs(small: bytes) -> None:
-    assert sessions.make_session(small, providers="auto").get_providers()[0] == sessions.CUDA
+def test_auto_picks_cuda_where_it_runs(small: bytes, onnxruntime_cuda: str) -> None:
+    assert sessions.make_session(small, providers="auto").get_providers()[0] == onnxruntime_cuda
 
 
 def test_auto_says_what_it_picked() -> None:

@@ -277,9 +277,7 @@ def test_renormalization_helps_a_folded_residual_network(tmp_path: Path) -> None
 
 
 @pytest.mark.gpu
-def test_cuda_retrains_deterministically(tmp_path: Path) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
+def test_cuda_retrains_deterministically(tmp_path: Path, torch_cuda: str) -> None:
     model = GRAPHS["residual_bn"]()
     path = write(model, tmp_path / "m.onnx")
     masks = random_masks(path)
@@ -290,7 +288,7 @@ def test_cuda_retrains_deterministically(tmp_path: Path) -> None:
                 labelled(model),
                 masks=masks,
                 ancestor=path,
-                options={"device": "cuda", "precision": precision},
+                options={"device": torch_cuda, "precision": precision},
             )
             for _ in range(2)
         ]

@@ -15,6 +15,7 @@ from evonnx.errors import AdapterError
 from evonnx.network import Array
 from evonnx.task import Batch
 from evonnx_torch.module import OnnxModule
+from evonnx_torch.runtime import to_device
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,11 @@ class Chunk:
     targets: Tensor | None
     size: int
     highest_label: int = -1
-    """Largest target where targets are integers."""
+    """Largest target where targets are integers; read before they go to the device."""
     named: Mapping[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
     """Targets and element weights by output, where the loss has terms."""
+    highest_named: Mapping[str, int] = field(default_factory=dict)
+    """As `highest_label`, by output."""
     views: NDArray[np.int64] | None = None
     """Which view of its example each input is (see `Augmentation`); None: as the task gave it."""
 
@@ -58,17 +61,18 @@ def chunks(
             return
         arrays = _part(batch.inputs, start, count, batch.size)
         piece = slice(start, start + count)
-        targets, highest, named = None, -1, {}
+        targets, highest, named, tops = None, -1, {}, {}
         if isinstance(batch.targets, Mapping):
             for output, (values, weights) in batch.targets.items():
                 counted = None if weights is None else np.broadcast_to(weights, values.shape)[piece]
+                tops[output] = _highest(values[piece])
                 named[output] = (
                     _target(values[piece], module),
                     None if counted is None else _target(counted.astype(np.float32), module),
                 )
         elif batch.targets is not None:
             labels = batch.targets[piece]
-            highest = int(labels.max()) if labels.dtype.kind in "iub" else -1
+            highest = _highest(labels)
             targets = _target(labels, module)
         yield Chunk(
             arrays if given is None else _part(given.inputs, start, count, batch.size),
@@ -77,14 +81,20 @@ def chunks(
             count,
             highest,
             named,
+            tops,
             None if views is None else views[piece],
         )
+
+
+def _highest(labels: Array) -> int:
+    """-1 where targets are no labels."""
+    return int(labels.max()) if labels.dtype.kind in "iub" and labels.size else -1
 
 
 def _target(values: Array, module: OnnxModule) -> Tensor:
     """Whole numbers as int64, others as float32, on the module's device."""
     dtype = np.int64 if values.dtype.kind in "iub" else np.float32
-    return torch.from_numpy(np.array(values, dtype=dtype)).to(module.device)
+    return to_device(torch.from_numpy(np.array(values, dtype=dtype)), module.device)
 
 
 def _part(arrays: Mapping[str, Array], start: int, count: int, size: int) -> Mapping[str, Array]:

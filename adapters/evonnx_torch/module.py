@@ -17,6 +17,7 @@ from evonnx_torch.graph import Graph, is_float, read_graph
 from evonnx_torch.ops._base import NormState, Renorm
 from evonnx_torch.program import SUPPORTED, Program, Setting, compile_program, shapes_of, to_tensor
 from evonnx_torch.roles import Roles, find_roles
+from evonnx_torch.runtime import to_device
 
 _PROGRAMS = 16
 """Compiled programs kept; each belongs to one set of input shapes."""
@@ -66,6 +67,11 @@ class OnnxModule(nn.Module):
     def declared_batch(self) -> int | None:
         """The fixed leading size that all inputs share, None where it is free."""
         return self._declared
+
+    @property
+    def steering(self) -> frozenset[str]:
+        """Scalar inputs whose value a program is compiled for; they stay on the CPU."""
+        return self._host
 
     def forward(
         self, inputs: Mapping[str, Tensor], outputs: Sequence[str] | None = None
@@ -153,8 +159,8 @@ class OnnxModule(nn.Module):
                 result[value.name] = torch.tensor(array.reshape(-1)[0].item())
             else:
                 # torch wants memory that it may write to.
-                tensor = torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self.device)
-                result[value.name] = self.laid_out(tensor)
+                tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+                result[value.name] = self.laid_out(to_device(tensor, self.device))
         return result
 
     def laid_out(self, tensor: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from evonnx_torch.feeding import Chunk
 from evonnx_torch.graph import Graph
 from evonnx_torch.heads import Head, cross_entropy, find_head, match, scales
 from evonnx_torch.module import OnnxModule
-from evonnx_torch.teacher import Teacher
+from evonnx_torch.teacher import Outputs, Teacher
 from evonnx_torch.terms import find_target, taught_loss, term_head, term_loss
 
 
@@ -85,13 +85,38 @@ class Objective:
         self.heads = loss_heads(module.graph, loss)
         self.taps = tuple(head.tap for head in self.heads)
         self._scales: dict[str, float] | None = None
+        self._classes: dict[str, int] = {}
+        """By output, once it was seen."""
 
     def __call__(self, chunk: Chunk) -> Tensor:
         """The loss, a scalar."""
+        return self.loss(chunk, self.taught(chunk))
+
+    def taught(self, chunk: Chunk) -> Outputs | None:
+        """What the teacher says of a chunk; None where nothing is learnt from it."""
+        return self.teacher(chunk) if self.share > 0 and self.teacher is not None else None
+
+    def check(self, chunk: Chunk) -> None:
+        """Hold labels against the classes that outputs are known to have; nothing of it touches the device.
+
+        Raises:
+            AdapterError: a label is beyond them.
+        """
+        highest = {self.heads[0].output: chunk.highest_label, **chunk.highest_named}
+        for output, classes in self._classes.items():
+            if (label := highest.get(output, -1)) >= classes:
+                raise AdapterError(
+                    f"A label is {label}, but output {output!r} has {classes} classes (labels count from 0)."
+                )
+
+    def loss(self, chunk: Chunk, taught: Outputs | None) -> Tensor:
+        """The loss, a scalar, given what the teacher says.
+
+        Once it was computed for chunks of these shapes, it neither waits for the device nor looks at values.
+        """
         outputs = self.module(chunk.inputs, self.taps)
         loss = torch.zeros((), device=self.module.device)
-        if self.share > 0 and self.teacher is not None:
-            taught = self.teacher(chunk)
+        if taught is not None:
             loss = loss + self.share * self._taught(outputs, taught, chunk)
         if self.share < 1 and self.kind == "terms":
             loss = loss + (1 - self.share) * self._terms(outputs, chunk)
@@ -101,6 +126,10 @@ class Objective:
 
     def _terms(self, outputs: dict[str, Tensor], chunk: Chunk) -> Tensor:
         """The weighted sum of the terms."""
+        for term, head in zip(self.terms, self.heads, strict=True):
+            if term.kind == "cross_entropy":
+                self._classes[term.output] = head.rows(outputs[head.tap]).shape[1]
+        self.check(chunk)
         parts = [
             term.weight * term_loss(term, head, outputs[head.tap], *find_target(term, chunk.named))
             for term, head in zip(self.terms, self.heads, strict=True)
@@ -149,9 +178,6 @@ class Objective:
                 f"Output {self.heads[0].output!r} gives {rows.shape[0]} x {rows.shape[1]} class scores for "
                 f"{targets.numel()} labels; cross-entropy needs one row of at least two classes per label."
             )
-        if chunk.highest_label >= rows.shape[1]:
-            raise AdapterError(
-                f"A label is {chunk.highest_label}, but output {self.heads[0].output!r} has "
-                f"{rows.shape[1]} classes (labels count from 0)."
-            )
+        self._classes[self.heads[0].output] = rows.shape[1]
+        self.check(chunk)
         return cross_entropy(rows, targets)

@@ -29,6 +29,7 @@ from evonnx_torch.renormalize import Renormalization, is_bare_and_deep, wanted
 from evonnx_torch.runtime import deterministic, native_bfloat16, pick_device, roomy_heap
 from evonnx_torch.sensitivity import measure
 from evonnx_torch.settings import TEMPERATURE, choose_batch_size, resolve
+from evonnx_torch.stepping import cuda_recorder
 from evonnx_torch.teacher import Teacher
 from evonnx_torch.training import SMALLEST_NORM_BATCH, Trainer
 
@@ -36,12 +37,16 @@ _CHOICES = {
     "renormalize": ("auto", "on", "off"),
     "precision": ("auto", "fp32", "amp"),
     "device": ("auto", "cpu", "cuda"),
+    "capture": ("auto", "on", "off"),
 }
 _WORTH_MIXING_ON_CUDA = 1_000_000
 """Parameters from which on mixed precision pays there; smaller networks are bound by launch times."""
 _WORTH_MIXING_ON_CPU = 100_000_000
 """Multiply-accumulates of a batch's forward pass from which on it pays on a processor that has bfloat16;
 below, converting takes what multiplying gains."""
+_WORTH_CAPTURING = 20_000_000_000
+"""Multiply-accumulates of a batch's forward pass up to which launching a step's kernels is taken to last
+longer than running them: about a thousand launches of some microseconds each, at some 10^13 a second."""
 _TEACHER_BATCH = 128
 """The batch for which the teacher's precision is chosen, whatever the students' batches are."""
 
@@ -165,7 +170,10 @@ def make_trainer(
         request.progress,
         _autocast(mixed, device),
         Checkpoint(request.checkpoint, key_of(request) if request.checkpoint else ""),
+        cuda_recorder(device) if _is_captured(model, batch_size, options["capture"], device) else None,
     )
+    if options["capture"] == "on" and device.type != "cuda":
+        trainer.notes.append("capturing steps was asked for, but that is a thing of CUDA devices")
     if options["precision"] == "amp" and not mixed:
         trainer.notes.append(
             "mixed precision was asked for, but this processor has no bfloat16 arithmetic; float32 is used"
@@ -295,6 +303,14 @@ def _is_mixed(model: ir.Model, batch_size: int, option: str, device: torch.devic
         return False
     macs = count(network).macs
     return macs is not None and macs * batch_size >= _WORTH_MIXING_ON_CPU
+
+
+def _is_captured(model: ir.Model, batch_size: int, option: str, device: torch.device) -> bool:
+    """Whether to replay steps as a CUDA graph. A fixed rule, so that a resumed run decides alike."""
+    if option == "off" or device.type != "cuda":
+        return False
+    macs = count(network_of(model, "the model")).macs
+    return option == "on" or (macs is not None and macs * batch_size <= _WORTH_CAPTURING)
 
 
 def _autocast(mixed: bool, device: torch.device) -> Callable[[], AbstractContextManager[object]]:

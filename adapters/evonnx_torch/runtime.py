@@ -61,6 +61,20 @@ def roomy_heap() -> Iterator[None]:
         trim(0)
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on a device. To a GPU it is copied from pinned memory, so that nobody waits: the next
+    batch is prepared while this one is computed with."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether so many bytes may stay on a device: always on the CPU, up to a quarter of what is free on a
+    GPU."""
+    return device.type != "cuda" or 4 * size <= torch.cuda.mem_get_info(device)[0]
+
+
 def random_state(device: torch.device) -> dict[str, Tensor]:
     """Of torch's own generators on the CPU and the device, by name."""
     state = {"random/cpu": torch.get_rng_state()}

@@ -26,6 +26,7 @@ from evonnx_torch.augmentation import Augmentation
 from evonnx_torch.feeding import Chunk, accepted_chunk, activation_bytes, chunks
 from evonnx_torch.heads import Head
 from evonnx_torch.module import OnnxModule
+from evonnx_torch.runtime import fits, to_device
 
 CACHE_BYTES = 512 * 2**20
 """Most bytes of outputs that are kept."""
@@ -113,11 +114,13 @@ class Teacher:
         ):
             return None
         examples = task.size("train")
-        if examples * augmentation.views * sum(row[0].numel() for row in rows) * 4 > CACHE_BYTES:
+        size = examples * augmentation.views * sum(row[0].numel() for row in rows) * 4
+        if size > CACHE_BYTES:
             return None
         self._limit = limit
         self._most = max(1, _ACTIVATION_BYTES // activation_bytes(self.module, few, limit, self._taps))
-        return _Store(examples, augmentation, [row.shape[1:] for row in rows])
+        device = self.module.device if fits(size, self.module.device) else torch.device("cpu")
+        return _Store(examples, augmentation, [row.shape[1:] for row in rows], device)
 
     def _fill(self, store: _Store, task: Task) -> bool:
         for batch in task.batches("train", min(_PASS, self._most)):
@@ -174,13 +177,17 @@ class _Store:
         examples: how many different ones there may be.
         augmentation: says which views there are.
         shapes: of one example's outputs, per head.
+        device: where they are kept.
     """
 
-    def __init__(self, examples: int, augmentation: Augmentation, shapes: list[torch.Size]) -> None:
+    def __init__(
+        self, examples: int, augmentation: Augmentation, shapes: list[torch.Size], device: torch.device
+    ) -> None:
         self._examples, self._views, self._unmoved = examples, augmentation.views, augmentation.unmoved
         self._rows: dict[int, int] = {}
-        # Memory is taken as it is written to.
-        self._kept = [torch.empty((examples * self._views, *shape)) for shape in shapes]
+        self._device = device
+        # On the CPU memory is taken as it is written to.
+        self._kept = [torch.empty((examples * self._views, *shape), device=device) for shape in shapes]
         self._known = np.zeros(examples * self._views, np.bool_)
 
     def places(self, chunk: Chunk) -> NDArray[np.int64] | None:
@@ -208,14 +215,14 @@ class _Store:
 
     def put(self, places: NDArray[np.int64], rows: Outputs) -> None:
         """Keep outputs."""
-        index = torch.from_numpy(places)
+        index = to_device(torch.from_numpy(places), self._device)
         for kept, row in zip(self._kept, rows, strict=True):
-            kept[index] = row
+            kept[index] = row.to(self._device)
         self._known[places] = True
 
     def get(self, places: NDArray[np.int64], device: torch.device) -> Outputs:
         """Outputs that are known."""
-        index = torch.from_numpy(places)
+        index = to_device(torch.from_numpy(places), self._device)
         return tuple(kept[index].to(device) for kept in self._kept)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -23,6 +23,7 @@ from evonnx_torch.optim import Average, Optimizer, Schedule, restore, snapshot
 from evonnx_torch.renormalize import Renormalization
 from evonnx_torch.runtime import random_state, set_random_state
 from evonnx_torch.settings import Settings
+from evonnx_torch.stepping import CapturedStepper, Piece, Recorder, Stepper
 
 _RETRIES = 4
 _GENTLER = 0.3
@@ -87,6 +88,7 @@ class Trainer:
         progress: told about the loss now and then.
         autocast: makes the context that forward passes run in (mixed precision).
         checkpoint: where progress is kept after each epoch.
+        recorder: captures steps; None: they are launched operation by operation.
     """
 
     def __init__(
@@ -103,8 +105,9 @@ class Trainer:
         progress: Callable[[Progress], None],
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
         checkpoint: Checkpoint | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
-        self.checkpoint = checkpoint or Checkpoint()
+        self.checkpoint, self.recorder = checkpoint or Checkpoint(), recorder
         self.module, self.objective, self.task, self.settings = module, objective, task, settings
         self.masks, self.renormalization, self.chunk, self.seed = masks, renormalization, chunk, seed
         self.progress, self.autocast = progress, autocast
@@ -160,11 +163,9 @@ class Trainer:
             self.settings.clip_norm,
         )
 
-    def step(self, batch: Batch, rng: np.random.Generator, optimizer: Optimizer, rate: float) -> Tensor:
+    def step(self, batch: Batch, rng: np.random.Generator, stepper: Stepper, rate: float) -> Tensor:
         """One step in the module's present mode on a batch of the task's, augmented; its mean loss."""
-        loss = self._backward(batch, rng)
-        optimizer.step(rate)
-        return loss
+        return stepper(self._pieces(batch, rng), rate)
 
     def _attempt(self, attempt: int, factor: float, reference: float) -> float:
         """Train at `factor` times the learning rate; the loss afterwards, infinite if weights are not
@@ -172,7 +173,10 @@ class Trainer:
         self.history.clear()
         optimizer = self.optimizer()
         average = Average(optimizer.parameters, self.settings.ema_decay) if self.settings.ema_decay else None
-        self._epochs(attempt, optimizer, average, factor, reference)
+        stepper = self.stepper(optimizer, average)
+        self._epochs(attempt, stepper, factor, reference)
+        if (note := stepper.note()) and note not in self.notes:
+            self.notes.append(note)
         if average is not None:
             average.store()
         optimizer.apply_masks()
@@ -181,10 +185,22 @@ class Trainer:
         after = self._probe() if finite else math.inf
         return after if math.isfinite(after) else math.inf
 
-    def _epochs(
-        self, attempt: int, optimizer: Optimizer, average: Average | None, factor: float, reference: float
-    ) -> None:
-        settings = self.settings
+    def stepper(self, optimizer: Optimizer, average: Average | None = None) -> Stepper:
+        """What takes steps: captured ones where there is a recorder."""
+        if self.recorder is None:
+            return Stepper(self._gradients, optimizer, average)
+        return CapturedStepper(
+            self._gradients,
+            optimizer,
+            average,
+            self.recorder,
+            self._state(),
+            self.module.steering,
+            self.module.device,
+        )
+
+    def _epochs(self, attempt: int, stepper: Stepper, factor: float, reference: float) -> None:
+        settings, optimizer, average = self.settings, stepper.optimizer, stepper.average
         schedule = Schedule(
             settings.schedule, settings.learning_rate, self._steps * settings.epochs, settings.warmup
         )
@@ -193,9 +209,9 @@ class Trainer:
             retries, epoch, factor = place.retries, place.epoch + 1, place.factor
         while epoch <= settings.epochs:
             good = snapshot(self._state())
-            good_average = [value.clone() for value in average.values] if average else []
+            good_average = snapshot(average.named()) if average else {}
             try:
-                loss = self._epoch(epoch, optimizer, average, schedule, factor, reference)
+                loss = self._epoch(epoch, stepper, schedule, factor, reference)
             except Diverged as reason:
                 retries += 1
                 if retries > _RETRIES:
@@ -211,7 +227,7 @@ class Trainer:
                 )
                 restore(self._state(), good)
                 if average:
-                    average.values = good_average
+                    restore(average.named(), good_average)
                 optimizer.restart()
                 continue
             rate = schedule.rate(epoch * self._steps - 1) * factor
@@ -240,22 +256,15 @@ class Trainer:
 
     def _progress_tensors(self, optimizer: Optimizer, average: Average | None) -> dict[str, Tensor]:
         """All tensors that the next epoch depends on."""
-        averages = average.values if average is not None else []
         return {
             **{f"state/{name}": tensor for name, tensor in self._state().items()},
             **{f"momenta/{name}": tensor for name, tensor in optimizer.momenta().items()},
-            **{f"average/{index}": tensor for index, tensor in enumerate(averages)},
+            **{f"average/{index}": tensor for index, tensor in (average.named() if average else {}).items()},
             **random_state(self.module.device),
         }
 
     def _epoch(
-        self,
-        epoch: int,
-        optimizer: Optimizer,
-        average: Average | None,
-        schedule: Schedule,
-        factor: float,
-        reference: float,
+        self, epoch: int, stepper: Stepper, schedule: Schedule, factor: float, reference: float
     ) -> float:
         """One pass over the training split; the mean loss."""
         self.module.train()
@@ -266,29 +275,34 @@ class Trainer:
         watch = _Watch(reference)
         for step, batch in enumerate(self.task.batches("train", self.settings.batch_size, rng)):
             rate = schedule.rate((epoch - 1) * self._steps + step) * factor
-            watch.pending.append(self.step(batch, rng, optimizer, rate))
-            if average is not None:
-                average.update()
+            watch.pending.append(self.step(batch, rng, stepper, rate))
             if len(watch.pending) >= every:
                 watch.look()
                 if step % news < every:
                     self.progress(Progress(epoch, self.settings.epochs, step + 1, self._steps, watch.last))
         watch.look()
-        if not all(bool(torch.isfinite(p).all()) for p in optimizer.parameters):
+        if not all(bool(torch.isfinite(p).all()) for p in stepper.optimizer.parameters):
             raise Diverged("weights are not finite")
         self.progress(Progress(epoch, self.settings.epochs, self._steps, self._steps, watch.mean))
         return watch.mean
 
-    def _backward(self, given: Batch, rng: np.random.Generator | None = None) -> Tensor:
-        """Gradients of a batch, augmented if `rng` is given, summed over its chunks; the mean loss,
-        detached."""
+    def _pieces(self, given: Batch, rng: np.random.Generator | None = None) -> list[Piece]:
+        """A batch, augmented if `rng` is given, in its chunks, with what the teacher says of them."""
         batch, views = (given, None) if rng is None else self._augmentation(given, rng)
-        loss_sum: Tensor | None = None
-        parts = list(chunks(self.module, batch, self.chunk, given, views))
-        size = sum(part.size for part in parts)
-        for part in parts:
+        pieces = []
+        for part in chunks(self.module, batch, self.chunk, given, views):
+            self.objective.check(part)
             with self.autocast():
-                loss = self.objective(part) * (part.size / size)
+                pieces.append(Piece(part, self.objective.taught(part)))
+        return pieces
+
+    def _gradients(self, pieces: Sequence[Piece]) -> Tensor:
+        """Gradients of a batch, summed over its chunks; the mean loss, detached."""
+        loss_sum: Tensor | None = None
+        size = sum(piece.chunk.size for piece in pieces)
+        for piece in pieces:
+            with self.autocast():
+                loss = self.objective.loss(piece.chunk, piece.taught) * (piece.chunk.size / size)
             if not loss.requires_grad:
                 raise AdapterError(
                     "The loss depends on no trainable weight of the model: weights in control-flow branches "
@@ -312,12 +326,12 @@ class Trainer:
         state = snapshot(self._state())
         with torch.random.fork_rng(devices=[]):
             try:
-                self._backward(self._first)
+                self._gradients(self._pieces(self._first))
             except (AdapterError, RuntimeError) as error:
                 if self.autocast is nullcontext:
                     raise
                 self._leave_mixed_precision(error)
-                self._backward(self._first)
+                self._gradients(self._pieces(self._first))
         restore(self._state(), state)
         trained = {name: tensor for name, tensor in candidates.items() if tensor.grad is not None}
         for tensor in (*candidates.values(), *self.module.weights.values()):

@@ -152,7 +152,7 @@ def fittest(
         for one in candidates
         if metric.drop(best.score, one.score) <= equal and (within(one.score) or not within(best.score))
     ]
-    place, of = candidates.index, f"of {len(candidates)} offspring"
+    place, of = candidates.index, f"of {len(candidates)}"
     if len(fit) == 1:
         return Choice(
             place(best),
