@@ -1,6 +1,6 @@
 """Does `--budget latency=0.5` halve the time? Measured on this machine, random weights, no retraining.
 
-    python benchmarks/latency_budget.py [MODEL ...] [--share 0.5] [--threads 1] [--seeds 3] [--json FILE]
+    python benchmarks/latency_budget.py [MODEL ...] [--share 0.5] [--threads 1] [--seeds 3] [--out FILE]
 
 A model is an ONNX file or whatever benchmarks/removal.py takes; MobileNetV2, ResNet-50 and a YOLO-like
 detector by default. Per model: the alignment and the cost table are measured, pilots correct it, and samples
@@ -12,13 +12,13 @@ Exit code 1 if a budgeted sample misses the share by more than a tenth.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from provenance import provenance, replace_section
 from removal import exported
 
 from evonnx.alignment import measure_alignment
@@ -111,10 +111,12 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the rows there as well")
+    parser.add_argument("--out", type=Path, help="write the table there, in Markdown")
     arguments = parser.parse_args()
-    print("| model | budget | seed | MACs left | predicted | measured | 95% interval | table's error |")
-    print("|---|---|---:|---:|---:|---:|---:|---:|")
+    lines = [
+        "| model | budget | seed | MACs left | predicted | measured | 95% interval | table's error |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
     found: list[Row] = []
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
@@ -122,15 +124,15 @@ def main() -> None:
             rows, error, align = measure(model, Path(folder), arguments)
         for row in rows:
             predicted = "-" if row.predicted is None else f"{row.predicted:.3f}"
-            print(
+            lines.append(
                 f"| {row.model}, multiples of {align} | {row.budget}={arguments.share:g} | {row.seed} "
                 f"| {row.macs:.3f} | {predicted} | {row.measured:.3f} | {row.low:.3f} to {row.high:.3f} "
-                f"| {error:.1%} |",
-                flush=True,
+                f"| {error:.1%} |"
             )
+            print(lines[-1], flush=True)
         found += rows
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps([asdict(row) for row in found], indent=1))
+    if arguments.out is not None:
+        replace_section(arguments.out, "latency-budget", "\n".join([*lines, "", provenance()]))
     if any(abs(row.measured / arguments.share - 1) > TOLERANCE for row in found if row.budget == "latency"):
         sys.exit("A sample missed its budget on latency.")
 
