@@ -169,18 +169,18 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=(), choices=("torch-pruning",))
     parser.add_argument("--models", type=Path, help="folder to keep models in")
     parser.add_argument("--make", action="store_true", help="make the models, time nothing")
-    parser.add_argument("--out", type=Path, help="write the table into this Markdown file")
+    parser.add_argument("--out", type=Path, help="write the tables into this Markdown file")
     given = parser.parse_args()
-    rows: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.models or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ARCHITECTURES:
-            for threads in given.threads if given.only in (None, name) else ():
+        for name in ARCHITECTURES if given.only is None else (given.only,):
+            rows: list[str] = []
+            for threads in given.threads:
                 models = models_of(name, folder, threads, given)
                 rows += [] if given.make else rows_of(models, threads, given.rounds)
-    if given.out is not None:
-        replace_section(given.out, "speed-at-macs", "\n".join([HEAD, *rows, "", provenance()]))
+            if given.out is not None and not given.make:
+                replace_section(given.out, name, "\n".join([HEAD, *rows, "", provenance()]))
 
 
 if __name__ == "__main__":
