@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -27,6 +28,11 @@ def provenance() -> str:
         f"{default_threads()} cores; {', '.join(libraries)}, Python {platform.python_version()}; "
         f"`python {shlex.join([_relative(sys.argv[0]), *sys.argv[1:]])}`."
     )
+
+
+def general(notes: Iterable[str], models: Sequence[Path]) -> list[str]:
+    """Each note once, but those on single models: named by their paths, they are too much for a page."""
+    return list(dict.fromkeys(one for one in notes if not any(str(model) in one for model in models)))
 
 
 def replace_section(file: Path, name: str, text: str) -> None:

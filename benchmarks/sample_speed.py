@@ -20,7 +20,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from provenance import provenance, replace_section
+from provenance import general, provenance, replace_section
 
 from evonnx.run_store import BEST_FILE, COMPACT_FILE
 
@@ -122,9 +122,7 @@ def main() -> None:
         models = [ancestor, *map(model_of, runs)]
         document = measure(models, given)
         lines += rows_of([f"{ancestor.stem}, ancestor", *map(label, runs)], document)
-        # What is said of single models, by their paths, is too much for a page.
-        general = [note for note in document["notes"] if not any(str(model) in note for model in models)]
-        notes += [note for note in general if note not in notes]
+        notes = general([*notes, *document["notes"]], models)
     text = "\n".join([*lines, "", provenance(), *notes])
     print(text)
     if given.out is not None:

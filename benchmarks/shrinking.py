@@ -105,7 +105,7 @@ def main() -> None:
     text = "\n".join([*table, "", provenance()])
     print(text)
     if given.out is not None:
-        replace_section(given.out, "shrinking-taught" if given.teacher else "shrinking", text)
+        replace_section(given.out, "shrinking", text)
 
 
 if __name__ == "__main__":

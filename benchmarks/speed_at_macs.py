@@ -28,7 +28,7 @@ import controls
 import numpy as np
 import torch
 from architectures import ResNet, Width, mobilenet_v2, published
-from provenance import provenance, replace_section
+from provenance import general, provenance, replace_section
 from torch import nn
 
 from evonnx.alignment import measure_alignment
@@ -140,7 +140,8 @@ def _aligned(original: Path, record: Path, threads: int) -> int:
     return int(choice["align"])
 
 
-def rows_of(models: list[tuple[str, Path]], threads: int, rounds: int) -> list[str]:
+def rows_of(models: list[tuple[str, Path]], threads: int, rounds: int) -> tuple[list[str], list[str]]:
+    """Lines of the table, and what else is to be said."""
     timed = bench([path for _, path in models], provider="cpu", rounds=rounds, threads=threads)
     macs = [controls.macs_of(path) for _, path in models]
     rows = []
@@ -152,7 +153,8 @@ def rows_of(models: list[tuple[str, Path]], threads: int, rounds: int) -> list[s
             f"| {latency.ratio:.2f}x | {latency.ratio / fewer:.2f} |"
         )
     print(*rows, *timed.notes, sep="\n", flush=True)
-    return rows
+    prefix = f"{threads} thread{'s' if threads > 1 else ''}: "
+    return rows, [prefix + note for note in general(timed.notes, [path for _, path in models])]
 
 
 def main() -> None:
@@ -169,18 +171,21 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=(), choices=("torch-pruning",))
     parser.add_argument("--models", type=Path, help="folder to keep models in")
     parser.add_argument("--make", action="store_true", help="make the models, time nothing")
-    parser.add_argument("--out", type=Path, help="write the table into this Markdown file")
+    parser.add_argument("--out", type=Path, help="write the tables into this Markdown file")
     given = parser.parse_args()
-    rows: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.models or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ARCHITECTURES:
-            for threads in given.threads if given.only in (None, name) else ():
+        for name in ARCHITECTURES if given.only is None else (given.only,):
+            rows: list[str] = []
+            notes: list[str] = []
+            for threads in given.threads:
                 models = models_of(name, folder, threads, given)
-                rows += [] if given.make else rows_of(models, threads, given.rounds)
-    if given.out is not None:
-        replace_section(given.out, "speed-at-macs", "\n".join([HEAD, *rows, "", provenance()]))
+                if not given.make:
+                    more = rows_of(models, threads, given.rounds)
+                    rows, notes = rows + more[0], notes + more[1]
+            if given.out is not None and not given.make:
+                replace_section(given.out, name, "\n".join([HEAD, *rows, "", provenance(), *notes]))
 
 
 if __name__ == "__main__":
