@@ -23,6 +23,7 @@ import numpy as np
 
 from evonnx.errors import ModelError, ProviderError
 from evonnx.network import Array
+from evonnx.onnx_io import Detached
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -70,7 +71,7 @@ def default_threads() -> int:
 
 
 def make_session(
-    model: str | os.PathLike[str] | bytes,
+    model: str | os.PathLike[str] | bytes | Detached,
     *,
     threads: int | None = None,
     providers: str | Sequence[str] = (CPU,),
@@ -83,7 +84,7 @@ def make_session(
     """An `onnxruntime.InferenceSession` that runs where it was asked to, or an error.
 
     Args:
-        model: a file, or a serialised model.
+        model: a file, a serialised model, or one whose weights stand beside it, which are then not copied.
         threads: intra-op threads (inter-op is 1); None: `default_threads()`.
         providers: "auto", "cpu", "cuda", "tensorrt", or onnxruntime's own names in order of preference. The
             first one must truly run; the rest take the nodes it does not know.
@@ -116,15 +117,26 @@ def make_session(
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
-    source: str | bytes = model if isinstance(model, bytes) else os.fspath(model)
-    label = "the model" if isinstance(model, bytes) else f"{source!s}"
+    source: str | bytes
+    if isinstance(model, Detached):
+        source, weights = model.proto.SerializeToString(), _shared(ort, model.arrays)
+        options.add_external_initializers(list(weights), list(weights.values()))
+    else:
+        source, weights = model if isinstance(model, bytes) else os.fspath(model), {}
+    label = f"{source!s}" if isinstance(source, str) else "the model"
     given = [dict((provider_options or {}).get(name, {})) for name in wanted]
     if wanted[0] == CPU:
         session = _create(ort, source, options, wanted, given, label)
     else:
         session = _create_on_device(ort, source, options, wanted, given, label)
     session.disable_fallback()
+    session.evonnx_weights = weights  # onnxruntime reads them where they are, and does not keep them
     return session
+
+
+def _shared(ort: Any, arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """onnxruntime's values over the memory of arrays, not copies of it."""
+    return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
 
 
 def _create(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from evonnx.compaction import Compacted, Plan, apply_plan, plan_compaction
 from evonnx.dependency import analyse
 from evonnx.errors import ModelError
 from evonnx.network import Network
-from evonnx.onnx_io import check_file, save_model
+from evonnx.onnx_io import check_detached, check_file, detach, save_model
 from evonnx.proof import Proof, prove, require
 
 Timing = Callable[[str], AbstractContextManager[object]]
@@ -76,23 +75,14 @@ def write_checked(model: ir.Model, path: str | Path, parent: str | Path) -> None
     Raises:
         ModelError: it fails where its parent does not, or the place cannot be written.
     """
-    path = Path(path)
-    try:
-        # Checked as a file, in the target's own folder: that is where it must fit.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".evonnx-") as folder:
-            draft = Path(folder) / path.name
-            save_model(model, draft)
-            _check_like(draft, parent)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ModelError(f"Cannot write {path}: {reason}. Choose another output path.") from error
+    _check_like(model, Path(path), parent)
     save_model(model, path)
 
 
-def _check_like(draft: Path, parent: str | Path) -> None:
-    """The parent is checked only where the draft fails, which is rare: checking a large file takes long."""
+def _check_like(model: ir.Model, path: Path, parent: str | Path) -> None:
+    """The parent is checked only where the model fails, which is rare: checking a large file takes long."""
     try:
-        check_file(draft)
+        check_detached(detach(model), str(path))
     except ModelError:
         try:
             check_file(parent)

@@ -15,13 +15,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from evonnx.compaction import Compacted
 from evonnx.errors import ModelError, ProofError
 from evonnx.network import Array
-from evonnx.onnx_io import to_bytes
+from evonnx.onnx_io import Detached, detach
 from evonnx.proof.calibration import calibration, is_sensitive, needs_calibration, overflows
 from evonnx.proof.copies import Compared, add_outputs, compared_tensors, redraw, rescale, unreactive
 from evonnx.proof.dequantizing import dequantized_copy, is_quantized
@@ -134,27 +133,27 @@ def _prove(
 ) -> Proof:
     """One attempt, with one draw of inputs and weights."""
     try:
-        before, after = (onnx.load_from_string(to_bytes(model)) for model in (masked, compacted.model))
+        before, after = detach(masked), detach(compacted.model)
         notes: list[str] = []
-        if is_low_precision(before):
+        if is_low_precision(before.proto):
             before, after = float32_copy(before), float32_copy(after)
             notes.append("Proven in a float32 copy: the model has float16 or bfloat16 numbers.")
-        quantized = is_quantized(before)
+        quantized = is_quantized(before.proto)
         if quantized:
             stored = before, after
             before, after = dequantized_copy(before), dequantized_copy(after)
             notes.append("Proven in a copy without quantisation: rounding to steps hides small differences.")
-        named = [[value.name for value in model.graph.output] for model in (before, after)]
+        named = [[value.name for value in model.proto.graph.output] for model in (before, after)]
         if named[0] != named[1]:
             return _failed(f"The compact model has the graph outputs {named[1]} instead of {named[0]}.", [])
-        tensors, removed = compared_tensors(before, after, compacted.kept)
+        tensors, removed = compared_tensors(before.proto, after.proto, compacted.kept)
         lost = sorted(set(removed) & set(named[0]))
         if lost:
             return _failed(f"The compact model no longer computes the graph output {lost[0]!r}.", removed)
         still = unreactive(before)
-        sources = sources_of(before)
+        sources = sources_of(before.proto)
         for model in (before, after):
-            add_outputs(model, [one.name for one in tensors])
+            add_outputs(model.proto, [one.name for one in tensors])
         pair = _Pair(before, after, tensors, sources, threads)
         sizes = list(pair.sizes(input_shapes, seed))
         tallies = {one.name: Tally(one) for one in tensors}
@@ -168,11 +167,11 @@ def _prove(
             names = ", ".join(redrawn.unlike)
             notes.append(f"Not redrawn, for the compact model holds other values: {names}.")
         pair = _Pair(before, after, tensors, sources, threads)
-        for _ in range(_PASSES if is_sensitive(before) else 0):
+        for _ in range(_PASSES if is_sensitive(before.proto) else 0):
             levels = pair.levels(sizes[0], seed)
             if not needs_calibration(levels):
                 break
-            rescale(before, after, calibration(before, levels, redrawn.scaled_by))
+            rescale(before, after, calibration(before.proto, levels, redrawn.scaled_by))
             pair = _Pair(before, after, tensors, sources, threads)
             if not overflows(levels):
                 break
@@ -214,8 +213,8 @@ class _Pair:
 
     def __init__(
         self,
-        before: onnx.ModelProto,
-        after: onnx.ModelProto,
+        before: Detached,
+        after: Detached,
         tensors: Sequence[Compared],
         sources: Mapping[str, Source],
         threads: int | None,
@@ -225,16 +224,15 @@ class _Pair:
         self.threads = threads
         self.masked = before
         self._nudged: dict[bool, Any] = {}
-        self.plain = make_session(before.SerializeToString(), threads=threads, optimize=False)
-        self.compact = make_session(after.SerializeToString(), threads=threads)
+        self.plain = make_session(before, threads=threads, optimize=False)
+        self.compact = make_session(after, threads=threads)
         self.specs = input_specs(self.plain)
 
     def nudged(self, *, optimize: bool) -> Any:
         """The masked model with nudged weights: its own rounding is measured with it."""
         if optimize not in self._nudged:
             model = nudged_weights(self.masked, np.random.default_rng([optimize, 4]))
-            source = model.SerializeToString()
-            self._nudged[optimize] = make_session(source, threads=self.threads, optimize=optimize)
+            self._nudged[optimize] = make_session(model, threads=self.threads, optimize=optimize)
         return self._nudged[optimize]
 
     def sizes(self, given: Mapping[str, Sequence[int]], seed: int) -> Iterator[Shapes]:
