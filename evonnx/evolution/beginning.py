@@ -36,7 +36,6 @@ class Case:
 
     model: Path
     """The ancestor."""
-    network: Network
     task: Task
     task_file: Path | None
     how_found: str
@@ -50,8 +49,11 @@ class Case:
     recovery_epochs: int
 
 
-def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> Case:
+def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> tuple[Case, Network]:
     """Read the model and the task, and decide what options and task file leave open.
+
+    Returns:
+        All but the ancestor itself, which a run need not keep in memory; and the ancestor.
 
     Raises:
         EvonnxError: anything is wrong with them, or there is nothing to evolve.
@@ -69,9 +71,8 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> C
     if recovery_epochs is None:
         recovery_epochs = int(defaults.get("recovery_epochs", DEFAULT_RECOVERY_EPOCHS))
     decided = replace(options, threads=options.threads or default_threads())
-    return Case(
+    case = Case(
         model=model,
-        network=network,
         task=the_task,
         task_file=find_task_file(model, task),
         how_found=how_found,
@@ -83,6 +84,7 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> C
         training=_training_budget(decided, defaults),
         recovery_epochs=recovery_epochs,
     )
+    return case, network
 
 
 def _encoding(options: EvolveOptions) -> Encoding:
@@ -109,17 +111,19 @@ def _training_budget(options: EvolveOptions, defaults: dict[str, Any]) -> Traini
     return TrainingBudget(**{**known, **{name: value for name, value in given.items() if value is not None}})
 
 
-def choose(case: Case, observer: Observer) -> dict[str, Any]:
+def choose(case: Case, network: Network, observer: Observer) -> dict[str, Any]:
     """What depends on the machine, recorded so that a resumed run repeats it."""
     if case.options.pressure.align is not None:
         return {"align": case.options.pressure.align}
     observer.stage(0, "measuring channel alignments")
     return measure_alignment(
-        case.network, analyse(case.network), case.encoding, case.timing_threads, seconds=_ALIGNMENT_SECONDS
+        network, analyse(network), case.encoding, case.timing_threads, seconds=_ALIGNMENT_SECONDS
     )
 
 
-def setting_of(case: Case, align: int, observer: Observer, checkpoints: Path | None = None) -> Setting:
+def setting_of(
+    case: Case, network: Network, align: int, observer: Observer, checkpoints: Path | None = None
+) -> Setting:
     """Score the ancestor and gather what stays the same for every generation."""
     observer.stage(0, "scoring the ancestor")
     adapter_options = dict(case.options.retraining.adapter_options)
@@ -140,7 +144,7 @@ def setting_of(case: Case, align: int, observer: Observer, checkpoints: Path | N
             checkpoints,
         ),
         training=case.training,
-        ancestor=count(case.network),
+        ancestor=count(network),
         score_ancestor=reported.value,
         details_ancestor=dict(reported.details),
         score_validation_ancestor=judge.validation(case.model),
@@ -151,10 +155,10 @@ def setting_of(case: Case, align: int, observer: Observer, checkpoints: Path | N
 
 
 def first_record(
-    case: Case, configuration: dict[str, Any], choices: dict[str, Any], setting: Setting
+    case: Case, network: Network, configuration: dict[str, Any], choices: dict[str, Any], setting: Setting
 ) -> dict[str, Any]:
     """run.json before the first generation."""
-    task, network = case.task, case.network
+    task = case.task
     no_test = ["There is no test data: the score reported is the validation score."]
     return {
         "configuration": configuration,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from evonnx.evolution.retraining import Trainer
 from evonnx.evolution.stopwatch import EVALUATE, RETRAIN, Stopwatch
 from evonnx.genome import Encoding, encode, needs_gradients
 from evonnx.masking import apply_masks
-from evonnx.masks import Masks
+from evonnx.masks import PackedMasks
 from evonnx.network import Array, Network, load_network
-from evonnx.onnx_io import save_model
+from evonnx.onnx_io import detach
+from evonnx.proof import Proof
 from evonnx.resources import Resources, count
 from evonnx.run_store import (
     COMPACT_FILE,
@@ -80,12 +81,38 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Offspring:
-    """A compact, retrained candidate that waits in its own folder for selection."""
+class Drawn:
+    """A sample that may be chosen."""
+
+    sample: Sample
+    """Without its masks."""
+    masks: PackedMasks
+
+    @classmethod
+    def of(cls, sample: Sample) -> Drawn:
+        """Masks of 16 samples would take as much memory as four models."""
+        return cls(replace(sample, masks={}), PackedMasks.of(sample.masks))
+
+
+@dataclass(frozen=True)
+class Nest:
+    """Where an offspring grows up: a folder with its masked model, nothing removed yet."""
 
     folder: Path
     sample: Sample
-    removal: Removal
+    """Without its masks."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class Offspring:
+    """A compact, retrained candidate that waits in its own folder for selection; its weights are there."""
+
+    folder: Path
+    sample: Sample
+    proof: Proof
+    notes: tuple[str, ...]
+    """Of its removal."""
     resources: Resources
     training: dict[str, Any]
     score_validation: float
@@ -106,7 +133,7 @@ class Brood:
     watch: Stopwatch
 
 
-def screen(brood: Brood, samples: list[Sample], folder: Path) -> list[int]:
+def screen(brood: Brood, samples: list[Drawn]) -> list[int]:
     """Order samples by validation score without retraining, fittest first; ties keep their order.
 
     With one sample there is nothing to choose, and nothing is evaluated.
@@ -114,38 +141,45 @@ def screen(brood: Brood, samples: list[Sample], folder: Path) -> list[int]:
     if len(samples) == 1:
         return [0]
     setting = brood.setting
-    candidate = folder / "screen.onnx"
     fitness: list[float] = []
     for index, one in enumerate(samples):
         setting.observer.stage(brood.generation, f"screening {index + 1}/{len(samples)}")
         with brood.watch.timing("screen"):
-            save_model(apply_masks(brood.network, brood.coupling, one.masks), candidate)
+            candidate = detach(apply_masks(brood.network, brood.coupling, one.masks.unpack()))
         with brood.watch.timing(EVALUATE):
             score = setting.judge.validation(candidate)
         fitness.append(score if setting.judge.metric.higher_is_better else -score)
-    candidate.unlink()
     return sorted(range(len(samples)), key=lambda index: -fitness[index])
 
 
-def remove_physically(brood: Brood, masks: Masks, folder: Path, seed: int) -> Removal:
-    """Write masked and compact offspring, proven equal.
+def nest(brood: Brood, one: Drawn, folder: Path, seed: int) -> Nest:
+    """Write the masked offspring and its masks into a new folder."""
+    folder.mkdir()
+    with brood.watch.timing("mask"):
+        masks = one.masks.unpack()
+        model = apply_masks(brood.network, brood.coupling, masks)
+    with brood.watch.timing("save"):
+        write_checked(model, folder / MASKED_FILE, brood.setting.trainer.ancestor)
+        save_masks(folder / MASKS_FILE, masks)
+    return Nest(folder, one.sample, seed)
+
+
+def remove_physically(setting: Setting, home: Nest, watch: Stopwatch) -> Removal:
+    """Write the compact offspring, proven equal to the masked one.
 
     Raises:
         ProofError: they differ, or the proof has no power.
     """
-    setting, timing = brood.setting, brood.watch.timing
-    ancestor = setting.trainer.ancestor
-    with timing("mask"):
-        model = apply_masks(brood.network, brood.coupling, masks)
-    with timing("save"):
-        write_checked(model, folder / MASKED_FILE, ancestor)
-    with timing("load"):
-        masked = load_network(folder / MASKED_FILE, setting.options.input_shapes)
+    with watch.timing("load"):
+        masked = load_network(home.folder / MASKED_FILE, setting.options.input_shapes)
     # Samples of whole channels come in multiples already; others can only be padded.
     padding = 1 if rounds(setting.encoding) else setting.align
-    removal = compact(masked, align=padding, seed=seed, threads=setting.options.threads, timing=timing)
-    with timing("save"):
-        write_checked(removal.compacted.model, folder / COMPACT_FILE, ancestor)
+    removal = compact(
+        masked, align=padding, seed=home.seed, threads=setting.options.threads, timing=watch.timing
+    )
+    with watch.timing("save"):
+        write_checked(removal.compacted.model, home.folder / COMPACT_FILE, setting.trainer.ancestor)
+        save_lineage(home.folder / LINEAGE_FILE, removal.compacted.lineage)
     return removal
 
 
@@ -163,28 +197,32 @@ def refuse_new_warnings(model: Path, known: frozenset[str]) -> None:
         )
 
 
-def make_offspring(brood: Brood, one: Sample, folder: Path, seed: int) -> Offspring:
-    """Remove, prove, retrain and score one sampled offspring in `folder`."""
-    setting, generation, observer = brood.setting, brood.generation, brood.setting.observer
+def make_offspring(setting: Setting, generation: int, home: Nest, watch: Stopwatch) -> Offspring:
+    """Remove, prove, retrain and score one masked offspring."""
+    observer = setting.observer
     observer.stage(generation, "removing and proving")
-    removal = remove_physically(brood, one.masks, folder, seed)
-    with brood.watch.timing("save"):
-        save_masks(folder / MASKS_FILE, one.masks)
-        save_lineage(folder / LINEAGE_FILE, removal.compacted.lineage)
-    model = folder / COMPACT_FILE
+    removal = remove_physically(setting, home, watch)
+    proof, notes = removal.proof, removal.plan.notes
+    del removal  # retraining goes by the file
+    model = home.folder / COMPACT_FILE
     observer.stage(generation, "retraining")
-    with brood.watch.timing(RETRAIN):
-        training = setting.trainer.retrain(
-            model, model, setting.training, seed, lambda news: observer.training(generation, news)
-        )
-    refuse_new_warnings(model, setting.warnings_ancestor)
-    with brood.watch.timing(EVALUATE):
+    training = setting.trainer.retrain(
+        model,
+        model,
+        setting.training,
+        home.seed,
+        lambda news: observer.training(generation, news),
+        watch.timing,
+    )
+    with watch.timing("load"):
+        refuse_new_warnings(model, setting.warnings_ancestor)
+        resources = count(load_network(model, setting.options.input_shapes))
+    with watch.timing(EVALUATE):
         validation = setting.judge.validation(model)
-    resources = count(load_network(model, setting.options.input_shapes))
-    return Offspring(folder, one, removal, resources, training, validation)
+    return Offspring(home.folder, home.sample, proof, notes, resources, training, validation)
 
 
-def draw(brood: Brood, seeds: np.random.SeedSequence) -> list[Sample]:
+def draw(brood: Brood, seeds: np.random.SeedSequence) -> list[Drawn]:
     """Encode the parent, solve the environment once, and sample what will be screened.
 
     Raises:
@@ -204,18 +242,41 @@ def draw(brood: Brood, seeds: np.random.SeedSequence) -> list[Sample]:
             best_effort=options.pressure.best_effort,
             align=brood.setting.align,
         )
-        return [sample(solution, np.random.default_rng(child)) for child in seeds.spawn(wanted)]
+        return [Drawn.of(sample(solution, np.random.default_rng(child))) for child in seeds.spawn(wanted)]
 
 
-def rear(
-    brood: Brood, samples: list[Sample], seeds: np.random.SeedSequence, folder: Path
-) -> Iterator[Offspring]:
-    """Make offspring of the fittest samples, each in a folder of its own."""
-    order = screen(brood, samples, folder)
-    for number, child in enumerate(seeds.spawn(brood.setting.options.selection.offspring)):
-        nest = folder / f"candidate-{number}"
-        nest.mkdir()
-        yield make_offspring(brood, samples[order[number]], nest, int(child.generate_state(1)[0]))
+def beget(
+    setting: Setting,
+    generation: int,
+    parent: Parent,
+    seeds: np.random.SeedSequence,
+    folder: Path,
+    watch: Stopwatch,
+) -> tuple[Budget, list[Nest]]:
+    """Sample a parent's offspring and write the fittest, each in a nest of its own, masked.
+
+    The parent's weights are in memory until this returns, and no longer.
+    """
+    with watch.timing("load"):
+        network = load_network(parent.model, setting.options.input_shapes)
+    budget = setting.budgeting.bound(network, generation)
+    sampling, training = seeds.spawn(2)
+    sensitivities = None
+    if needs_gradients(setting.encoding):
+        setting.observer.stage(generation, "measuring gradients")
+        seed = int(sampling.generate_state(1)[0])
+        with watch.timing(RETRAIN):
+            sensitivities = setting.trainer.sensitivities(network, parent.model, setting.training, seed)
+    with watch.timing("analyse"):
+        coupling = analyse(network)
+    brood = Brood(setting, generation, network, coupling, budget, sensitivities, watch)
+    samples = draw(brood, sampling)
+    order = screen(brood, samples)
+    children = training.spawn(setting.options.selection.offspring)
+    return budget, [
+        nest(brood, samples[order[number]], folder / f"candidate-{number}", int(child.generate_state(1)[0]))
+        for number, child in enumerate(children)
+    ]
 
 
 def select(metric: Metric, candidates: list[Offspring], folder: Path) -> Offspring:
@@ -245,21 +306,9 @@ def make_generation(
     """
     options, watch = setting.options, Stopwatch()
     setting.observer.stage(generation, "sampling")
-    with watch.timing("load"):
-        network = load_network(parents[0].model, options.input_shapes)
-    budget = setting.budgeting.bound(network, generation)
-    sampling, training = seeds.spawn(2)
-    sensitivities = None
-    if needs_gradients(setting.encoding):
-        setting.observer.stage(generation, "measuring gradients")
-        seed = int(sampling.generate_state(1)[0])
-        with watch.timing(RETRAIN):
-            sensitivities = setting.trainer.sensitivities(network, parents[0].model, setting.training, seed)
-    with watch.timing("analyse"):
-        coupling = analyse(network)
-    brood = Brood(setting, generation, network, coupling, budget, sensitivities, watch)
-    samples = draw(brood, sampling)
-    best = select(setting.judge.metric, list(rear(brood, samples, training, folder)), folder)
+    budget, nests = beget(setting, generation, parents[0], seeds, folder, watch)
+    grown = [make_offspring(setting, generation, home, watch) for home in nests]
+    best = select(setting.judge.metric, grown, folder)
     with watch.timing(EVALUATE):
         score = setting.judge.reported(folder / COMPACT_FILE)
     stages = watch.stages()
@@ -271,15 +320,15 @@ def make_generation(
         **score_columns(score),
         "score_ancestor": setting.score_ancestor,
         "score_validation": best.score_validation,
-        "proof": best.removal.proof.to_json(),
+        "proof": best.proof.to_json(),
         "budget": budget.share,
         "budget_factor": setting.budgeting.factor.name,
         "achieved": best.sample.achieved_share,
         "expected": best.sample.expected_share,
         "alignment": reached.to_json() if (reached := best.sample.alignment) else None,
-        "screened": len(samples),
+        "screened": max(options.selection.screen, options.selection.offspring),
         "training": best.training,
-        "notes": [*best.sample.notes, *best.removal.plan.notes, *best.training["notes"]],
+        "notes": [*best.sample.notes, *best.notes, *best.training["notes"]],
         "retrain_seconds": watch.seconds[RETRAIN],
         "evaluate_seconds": watch.seconds[EVALUATE],
         "overhead_seconds": sum(stages.values()),

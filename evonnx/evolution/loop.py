@@ -68,14 +68,15 @@ def evolve(
         seed=options.seed if seed is None else seed,
     )
     folder = _run_folder(Path(model), out, resume)
-    case = read_case(Path(model), task, options)
+    case, network = read_case(Path(model), task, options)
     store, configuration = _open(case, folder, resume)
     try:
         if isinstance(case.task, NeedsAncestor):
             case.task.bind_ancestor(str(case.model))
-        choices = store.read_run().get("choices") or choose(case, observer)
-        setting = setting_of(case, choices["align"], observer, store.checkpoints)
-        record = first_record(case, configuration, choices, setting)
+        choices = store.read_run().get("choices") or choose(case, network, observer)
+        setting = setting_of(case, network, choices["align"], observer, store.checkpoints)
+        record = first_record(case, network, configuration, choices, setting)
+        del network  # its weights are read again where they are needed
         store.write_run(record)
         title = f"{case.model.name}: {case.task.describe()}"
         observer.started(title, case.options.generations, record["notes"])
