@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from evonnx.adapter import TrainingBudget
 from evonnx.clusters import find_clusters
@@ -23,8 +24,8 @@ from evonnx.evolution.stopwatch import EVALUATE, RETRAIN, Stopwatch
 from evonnx.genome import Encoding, encode, needs_gradients
 from evonnx.masking import apply_masks
 from evonnx.masks import PackedMasks
-from evonnx.network import Array, Network, load_network
-from evonnx.onnx_io import detach
+from evonnx.network import Array, Network, load_network, network_of
+from evonnx.onnx_io import detach, drop_weights, load_model, stored_bytes
 from evonnx.proof import Proof
 from evonnx.resources import Resources, count
 from evonnx.run_store import (
@@ -38,8 +39,8 @@ from evonnx.run_store import (
     save_masks,
     write_json,
 )
-from evonnx.sessions import load_warnings
-from evonnx.steps import Removal, compact, write_checked
+from evonnx.sessions import give_back_memory, load_warnings
+from evonnx.steps import WrittenRemoval, compact_file, write_checked
 from evonnx.synthesis import Sample, rounds, sample, solve
 from evonnx.task import Metric
 
@@ -161,38 +162,42 @@ def nest(brood: Brood, one: Drawn, folder: Path, seed: int) -> Nest:
     with brood.watch.timing("save"):
         write_checked(model, folder / MASKED_FILE, brood.setting.trainer.ancestor)
         save_masks(folder / MASKS_FILE, masks)
+    drop_weights(model)
     return Nest(folder, one.sample, seed)
 
 
-def remove_physically(setting: Setting, home: Nest, watch: Stopwatch) -> Removal:
+def remove_physically(setting: Setting, home: Nest, watch: Stopwatch) -> WrittenRemoval:
     """Write the compact offspring, proven equal to the masked one.
 
     Raises:
         ProofError: they differ, or the proof has no power.
     """
-    with watch.timing("load"):
-        masked = load_network(home.folder / MASKED_FILE, setting.options.input_shapes)
-    # Samples of whole channels come in multiples already; others can only be padded.
-    padding = 1 if rounds(setting.encoding) else setting.align
-    removal = compact(
-        masked, align=padding, seed=home.seed, threads=setting.options.threads, timing=watch.timing
+    removal = compact_file(
+        home.folder / MASKED_FILE,
+        home.folder / COMPACT_FILE,
+        setting.trainer.ancestor,
+        input_shapes=setting.options.input_shapes,
+        # Samples of whole channels come in multiples already; others can only be padded.
+        align=1 if rounds(setting.encoding) else setting.align,
+        seed=home.seed,
+        threads=setting.options.threads,
+        timing=watch.timing,
     )
     with watch.timing("save"):
-        write_checked(removal.compacted.model, home.folder / COMPACT_FILE, setting.trainer.ancestor)
-        save_lineage(home.folder / LINEAGE_FILE, removal.compacted.lineage)
+        save_lineage(home.folder / LINEAGE_FILE, removal.lineage)
     return removal
 
 
-def refuse_new_warnings(model: Path, known: frozenset[str]) -> None:
+def refuse_new_warnings(model: ir.Model, name: str, known: frozenset[str]) -> None:
     """Hold an offspring to its ancestor's silence.
 
     Raises:
         ModelError: onnxruntime warns where the ancestor did not.
     """
-    new = [line for line in load_warnings(model) if line not in known]
+    new = [line for line in load_warnings(detach(model)) if line not in known]
     if new:
         raise ModelError(
-            f"onnxruntime warns about {model.name} where it did not about the ancestor: {new[0]} "
+            f"onnxruntime warns about {name} where it did not about the ancestor: {new[0]} "
             "This is a fault of evonnx; please report it with the model."
         )
 
@@ -202,9 +207,9 @@ def make_offspring(setting: Setting, generation: int, home: Nest, watch: Stopwat
     observer = setting.observer
     observer.stage(generation, "removing and proving")
     removal = remove_physically(setting, home, watch)
-    proof, notes = removal.proof, removal.plan.notes
-    del removal  # retraining goes by the file
     model = home.folder / COMPACT_FILE
+    with watch.timing("load"):
+        graph = load_model(model)
     observer.stage(generation, "retraining")
     training = setting.trainer.retrain(
         model,
@@ -213,13 +218,17 @@ def make_offspring(setting: Setting, generation: int, home: Nest, watch: Stopwat
         home.seed,
         lambda news: observer.training(generation, news),
         watch.timing,
+        graph,
     )
     with watch.timing("load"):
-        refuse_new_warnings(model, setting.warnings_ancestor)
-        resources = count(load_network(model, setting.options.input_shapes))
+        refuse_new_warnings(graph, model.name, setting.warnings_ancestor)
+        network = network_of(graph, str(model), setting.options.input_shapes)
+        resources = count(replace(network, stored_bytes=stored_bytes(model, graph)))
     with watch.timing(EVALUATE):
         validation = setting.judge.validation(model)
-    return Offspring(home.folder, home.sample, proof, notes, resources, training, validation)
+    return Offspring(
+        home.folder, home.sample, removal.proof, removal.plan.notes, resources, training, validation
+    )
 
 
 def draw(brood: Brood, seeds: np.random.SeedSequence) -> list[Drawn]:
@@ -273,10 +282,13 @@ def beget(
     samples = draw(brood, sampling)
     order = screen(brood, samples)
     children = training.spawn(setting.options.selection.offspring)
-    return budget, [
+    nests = [
         nest(brood, samples[order[number]], folder / f"candidate-{number}", int(child.generate_state(1)[0]))
         for number, child in enumerate(children)
     ]
+    drop_weights(network.model)
+    give_back_memory()
+    return budget, nests
 
 
 def select(metric: Metric, candidates: list[Offspring], folder: Path) -> Offspring:

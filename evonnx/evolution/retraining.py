@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from evonnx.adapter import (
     Adapter,
     MeasuresSensitivities,
@@ -44,6 +46,7 @@ class Trainer:
         seed: int,
         progress: Callable[[Progress], None],
         timing: Timing = untimed,
+        graph: ir.Model | None = None,
     ) -> dict[str, Any]:
         """Retrain the model at `model` and write it, graph unchanged, to `output`.
 
@@ -54,6 +57,7 @@ class Trainer:
             seed: of the adapter's random choices.
             progress: is told how the training goes.
             timing: is told of the stages "load", "retrain" (what the adapter does) and "save".
+            graph: what `model` holds, where it is in memory; it gets the new weights. None: it is read.
 
         Returns:
             {"history": [{"epoch", "loss", "learning_rate"}], "notes": [str]} for the generation's metrics.
@@ -62,7 +66,7 @@ class Trainer:
             AdapterError: the adapter failed or broke its contract; nothing is written.
         """
         with timing("load"):
-            graph = load_model(model)
+            graph = load_model(model) if graph is None else graph
             masks = live_masks(network_of(graph, str(model)))
         with timing(RETRAIN):
             result = self.adapter.retrain(

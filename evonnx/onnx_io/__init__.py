@@ -17,6 +17,7 @@ from evonnx.onnx_io.files import (
     to_bytes,
 )
 from evonnx.onnx_io.standard import check_detached, check_file
+from evonnx.onnx_io.tensors import drop_weights
 from evonnx.onnx_io.versions import newest_supported
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "constant_tensor",
     "constant_values",
     "detach",
+    "drop_weights",
     "find_constant",
     "initializer_arrays",
     "load_model",

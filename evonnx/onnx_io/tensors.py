@@ -39,6 +39,14 @@ def replace_tensors(
                     node.attributes[name] = ir.AttrTensor(name, owned(attribute.as_tensor()))
 
 
+def drop_weights(model: ir.Model) -> None:
+    """Let go of all initializers of a model that is done with. Its nodes and values refer to each other, so
+    without this the garbage collector would have to come along first."""
+    for graph in graphs_of(model):
+        for value in graph.initializers.values():
+            value.const_value = None
+
+
 def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
     """The main graph, all subgraphs, and those of local functions."""
     yield from model.graphs()
