@@ -147,6 +147,10 @@ class RunStore:
         """Replace run.json."""
         write_json(self.folder / RUN_FILE, run)
 
+    def record_choices(self, choices: Mapping[str, Any]) -> None:
+        """Replace what run.json says of choices, and leave the rest of it as it stands."""
+        self.write_run({**self.read_run(), "choices": choices})
+
     def abandon_if_empty(self) -> None:
         """Remove a run that ended in an error before its first generation: there is nothing to continue."""
         if self.generation_folder(1).exists():

@@ -139,7 +139,7 @@ def test_levels_share_the_pressure_as_asked() -> None:
                     solution.network.weights.items(), genome.parent.clusters.layers.values(), strict=True
                 )
             )
-            / solution.parent_amount
+            / solution.bounds[0].parent_amount
         )
         assert by_clusters == pytest.approx(0.5**share, rel=0.01)
         assert solution.pressure.expected_share == pytest.approx(0.5, rel=0.01)
@@ -244,11 +244,11 @@ def test_the_least_probable_survivors_are_trimmed() -> None:
         bare = sample(solution, np.random.default_rng(seed), trim=False)
         held = sample(solution, np.random.default_rng(seed))
         assert all(np.all(held.masks[name] <= bare.masks[name]) for name in bare.masks)
-        if bare.survivors <= solution.bound:
+        if bare.survivors <= solution.bounds[0].amount:
             assert all(np.array_equal(bare.masks[name], held.masks[name]) for name in bare.masks)
             continue
         trimmed_any += 1
-        assert held.survivors == math.floor(solution.bound), "no more goes than must"
+        assert held.survivors == math.floor(solution.bounds[0].amount), "no more goes than must"
         gone = np.concatenate([p[name][:, :, 0][bare.masks[name] & ~held.masks[name]] for name in p])
         kept = np.concatenate([p[name][:, :, 0][held.masks[name]] for name in p])
         assert gone.max() <= kept.min() * (1 + 1e-3)
@@ -261,7 +261,7 @@ def test_ties_are_trimmed_by_lot_and_no_further_than_needed() -> None:
     for seed in range(20):
         bare = sample(solution, np.random.default_rng(seed), trim=False)
         held = sample(solution, np.random.default_rng(seed))
-        assert held.survivors == min(bare.survivors, math.floor(solution.bound))
+        assert held.survivors == min(bare.survivors, math.floor(solution.bounds[0].amount))
         gone += bare.masks["w0"] & ~held.masks["w0"]
     assert gone[:20].any()
     assert gone[20:].any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,21 +60,25 @@ def adapter_options(given: list[str] | None, command_line: str | None) -> dict[s
     return options
 
 
-def parse_budget(given: str | None) -> dict[str, float]:
-    """`"macs=0.4"` as `{"macs": 0.4}`.
+def parse_budget(given: Sequence[str] | None) -> dict[str, float]:
+    """`["macs=0.4"]` as `{"macs": 0.4}`; entries may hold several, with commas between them.
 
     Raises:
-        typer.BadParameter: (exit code 2) it is not of that form.
+        typer.BadParameter: (exit code 2) it is not of that form, or a name comes twice.
     """
-    if given is None:
-        return {}
-    name, _, share = given.partition("=")
-    try:
-        return {name: float(share)}
-    except ValueError:
-        raise typer.BadParameter(
-            f"{plain(given)!r} is not of the form NAME=SHARE, such as macs=0.4.", param_hint="--budget"
-        ) from None
+    budget: dict[str, float] = {}
+    for entry in (part.strip() for text in given or () for part in text.split(",")):
+        name, _, share = entry.partition("=")
+        try:
+            amount = float(share)
+        except ValueError:
+            raise typer.BadParameter(
+                f"{plain(entry)!r} is not of the form NAME=SHARE, such as macs=0.4.", param_hint="--budget"
+            ) from None
+        if name in budget:
+            raise typer.BadParameter(f"{plain(name)} is budgeted twice.", param_hint="--budget")
+        budget[name] = amount
+    return budget
 
 
 _PRESSURE = "How hard"
@@ -108,11 +113,11 @@ def evolve(
         ),
     ] = None,
     budget: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="NAME=SHARE",
-            help="Share of the ancestor's synapses or macs to end at, such as macs=0.4; in place of --keep "
-            "and --target.",
+            help="Share of the ancestor's synapses, macs, bytes or latency to end at, such as latency=0.5, "
+            "in place of --keep and --target; may be given for several.",
             show_default=False,
             rich_help_panel=_PRESSURE,
         ),
@@ -224,6 +229,7 @@ def evolve(
       evonnx evolve model.onnx --target 0.05 --epochs 2 --out runs/mine
       evonnx evolve model.onnx --out runs/mine --target 0.05 --epochs 2 --resume
       evonnx evolve model.onnx --budget macs=0.4 --levels clusters --epochs 5
+      evonnx evolve model.onnx --budget latency=0.5 --budget bytes=0.3
       evonnx evolve model.onnx --adapter command --command "python train.py {model} {masks} {output}"
     """
     from rich.console import Console

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,10 +40,11 @@ def synthesize(
     output: Output,
     keep: Annotated[float, typer.Option(min=0.001, max=1, help="At most this share of the synapses.")] = 0.8,
     budget: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             metavar="NAME=SHARE",
-            help="At most this share of the synapses or macs, such as macs=0.5; in place of --keep.",
+            help="At most this share of the synapses, macs, bytes or latency, such as macs=0.5, in place of "
+            "--keep; may be given for several.",
             show_default=False,
         ),
     ] = None,
@@ -88,23 +90,23 @@ def synthesize(
     from evonnx.clusters import find_clusters
     from evonnx.compaction import plan_compaction
     from evonnx.dependency import analyse
-    from evonnx.environment import Budget, factor_of
+    from evonnx.evolution import Pressure
+    from evonnx.evolution.budgeting import budgeting_of, factors_of
+    from evonnx.evolution.pacing import Pacing
     from evonnx.genome import encode
+    from evonnx.latency import latency_budget, measure_latency, measured_share
     from evonnx.masking import apply_masks
     from evonnx.network import load_network, network_of
-    from evonnx.plugins import get
     from evonnx.report.table import show
     from evonnx.resources import count
     from evonnx.steps import write_checked
-    from evonnx.synthesis import rounds
-    from evonnx.synthesis import synthesize as sample
+    from evonnx.synthesis import rounds, sample, solve
 
     not_the_same(model, output)
     multiple = alignment(align)
     genes = _encoding(encoding, levels, cluster_share, clusters)
-    bound = Budget(keep)
-    for name, share in parse_budget(budget).items():
-        bound = Budget(share, get("environment_factors", name)())
+    pressure = Pressure(keep=keep, budget=parse_budget(budget))
+    factors = factors_of(pressure)
     network = load_network(model, input_shapes(input_shape))
     coupling = analyse(network)
     genome = encode(network, find_clusters(network, coupling, genes.granularity), genes)
@@ -112,17 +114,31 @@ def synthesize(
     if multiple is None and rounds(genes):
         say("measuring channel alignments")
         choice = measure_alignment(network, coupling, genes, 1, seconds=_SECONDS)
-    offspring = sample(
+    pacing = None
+    if "latency" in factors:
+        say("measuring what layers cost")
+        choice["latency"] = measure_latency(network, coupling, genes, choice["align"], 1)
+        factors["latency"] = latency_budget(choice["latency"])
+        pacing = Pacing(network, Path(model), choice["latency"]["ancestor_ms"], 1, {}, lambda: None)
+    ancestor_ms = None if pacing is None else pacing.ancestor_ms
+    bounds = budgeting_of(pressure, 1, network, factors, ancestor_ms).bounds(network, 1)
+    solution = solve(
         network,
         coupling,
         genome,
-        bound,
-        np.random.default_rng(seed),
-        levels=genes.levels,
-        cluster_share=genes.cluster_share,
+        bounds[0],
+        also=bounds[1:],
         best_effort=best_effort,
         align=choice["align"],
     )
+    if pacing is not None:
+        say("measuring pilots")
+        solution = pacing.corrected(solution, 1, lambda one: sample(one, np.random.default_rng(seed)))
+    offspring = sample(solution, np.random.default_rng(seed))
+    if pacing is not None:
+        share, _ = measured_share(solution, offspring, network, 1)
+        choice["latency"]["measured_share"] = share
+        say(f"measured: {share:.1%} of the time of {plain(model)}, when made compact")
     masked = apply_masks(network, coupling, offspring.masks)
     write_checked(masked, output, model)
     child = network_of(masked, output, network.input_shapes)
@@ -131,10 +147,14 @@ def synthesize(
         "model": model,
         "output": output,
         "seed": seed,
-        "budget": bound.share,
-        "budget_factor": factor_of(bound).name,
+        "budget": solution.budget.share,
+        "budget_factor": solution.factor.name,
         "expected": offspring.expected_share,
         "achieved": offspring.achieved_share,
+        "budgets": [
+            {"factor": bound.factor.name, "share": bound.budget.share, "achieved": share}
+            for bound, share in zip(solution.bounds, offspring.achieved, strict=True)
+        ],
         "notes": list(offspring.notes),
         "choices": choice,
         "alignment": reached.to_json() if (reached := offspring.alignment) else None,
@@ -152,9 +172,12 @@ def synthesize(
         say(note)
     if offspring.alignment is not None:
         print(plain(str(offspring.alignment)))
+    amounts = "; ".join(
+        f"{share:.2%} of {bound.factor.name}, the budget was {bound.budget.share:.2%}"
+        for bound, share in zip(solution.bounds, offspring.achieved, strict=True)
+    )
     print(
-        f"{plain(output)}: {document['synapses']} of {document['synapses_parent']} synapses live "
-        f"({offspring.achieved_share:.2%} of {factor_of(bound).unit}; the budget was {bound.share:.2%})"
+        f"{plain(output)}: {document['synapses']} of {document['synapses_parent']} synapses live ({amounts})"
     )
 
 

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from evonnx.environment._base import Budget, EnvironmentFactor
+from evonnx.environment.bytes import ByteBudget
+from evonnx.environment.latency import LatencyBudget
 from evonnx.environment.macs import MacBudget
+from evonnx.environment.solving import Bound, solve_bounds
 from evonnx.environment.synapses import SynapseBudget
+from evonnx.environment.widths import WidthFactor
 from evonnx.errors import BudgetError
 
-__all__ = ["Budget", "EnvironmentFactor", "MacBudget", "SynapseBudget", "factor_of"]
+__all__ = [
+    "Bound",
+    "Budget",
+    "ByteBudget",
+    "EnvironmentFactor",
+    "LatencyBudget",
+    "MacBudget",
+    "SynapseBudget",
+    "WidthFactor",
+    "factor_of",
+    "solve_bounds",
+]
 
-_BUILT_IN: dict[str, EnvironmentFactor] = {"synapses": SynapseBudget(), "macs": MacBudget()}
+_BUILT_IN: dict[str, EnvironmentFactor] = {
+    factor.name: factor for factor in (SynapseBudget(), MacBudget(), ByteBudget(), LatencyBudget())
+}
 
 
 def factor_of(budget: Budget) -> EnvironmentFactor:

@@ -81,6 +81,34 @@ def solve_pressure(
     return Pressure(clusters, factors, amount / total)
 
 
+def with_fewer_synapses(
+    genome: Genome, pressure: Pressure, prices: Mapping[str, float], share: float
+) -> Pressure:
+    """The same survival of clusters, with F_s solved so that `share` of the parent's amount is expected."""
+    clusters = pressure.cluster_survival
+    total = sum(prices[name] * count for name, count in genome.live.items())
+    left = {name: prices[name] * _expected_live(genome, clusters, name) for name in genome.live}
+    factors, amount = _solve_synapses(genome, prices, clusters, left, share)
+    return Pressure(clusters, factors, amount / total)
+
+
+def expected_synapses(genome: Genome, pressure: Pressure) -> dict[str, float]:
+    """Live synapses expected of each layer, over all draws."""
+    clusters = pressure.cluster_survival
+
+    def of_block(block: Block) -> float:
+        chances = survival(genome, pressure, block)
+        chances *= genome.parent.clusters.layers[block.name].spread(clusters, block.rows)
+        return float(np.sum(chances, where=block.live, dtype=np.float64))
+
+    return {
+        name: _expected_live(genome, clusters, name)
+        if pressure.synapse_log_factor[name] == math.inf
+        else sum(genome.parent.map(name, of_block))
+        for name in genome.live
+    }
+
+
 def _certain(genome: Genome) -> Floats:
     return (genome.cluster_live > 0).astype(np.float32)
 

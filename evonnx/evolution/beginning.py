@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,25 @@ from typing import Any
 from evonnx.adapter import TrainingBudget
 from evonnx.alignment import measure_alignment
 from evonnx.dependency import analyse
+from evonnx.environment import EnvironmentFactor, LatencyBudget, WidthFactor
+from evonnx.environment.widths import widths_refused
 from evonnx.errors import RunError
-from evonnx.evolution.budgeting import Budgeting, budgeting_of
-from evonnx.evolution.generation import Setting, figures
+from evonnx.evolution.budgeting import budgeting_of, factors_of
+from evonnx.evolution.figures import figures
+from evonnx.evolution.generation import Setting
 from evonnx.evolution.judging import Judge, check_examples
 from evonnx.evolution.options import EvolveOptions, Observer
+from evonnx.evolution.pacing import Pacing
 from evonnx.evolution.retraining import Trainer
+from evonnx.evolution.timings import Timings
 from evonnx.genome import Encoding
+from evonnx.latency import latency_budget, measure_latency
+from evonnx.masks import live_masks
 from evonnx.network import Network, load_network
 from evonnx.plugins import get
 from evonnx.resources import count
 from evonnx.sessions import default_threads, load_warnings
+from evonnx.synthesis import rounds
 from evonnx.task import Task
 from evonnx.tasks import find_task, find_task_file
 
@@ -44,7 +53,8 @@ class Case:
     """With the number of threads decided."""
     timing_threads: int
     encoding: Encoding
-    budgeting: Budgeting
+    factors: dict[str, EnvironmentFactor]
+    """What is budgeted, by name."""
     training: TrainingBudget
     recovery_epochs: int
 
@@ -70,6 +80,7 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> t
     recovery_epochs = options.retraining.recovery_epochs
     if recovery_epochs is None:
         recovery_epochs = int(defaults.get("recovery_epochs", DEFAULT_RECOVERY_EPOCHS))
+    encoding = _encoding(options)
     decided = replace(options, threads=options.threads or default_threads())
     case = Case(
         model=model,
@@ -79,12 +90,27 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> t
         options=decided,
         # One thread unless told otherwise: idle neighbours then change the figures least.
         timing_threads=options.threads or 1,
-        encoding=_encoding(options),
-        budgeting=budgeting_of(options.pressure, options.generations, network),
+        encoding=encoding,
+        factors=_factors(options, encoding, network),
         training=_training_budget(decided, defaults),
         recovery_epochs=recovery_epochs,
     )
     return case, network
+
+
+def _factors(options: EvolveOptions, encoding: Encoding, network: Network) -> dict[str, EnvironmentFactor]:
+    """What is budgeted; a budget that can't be kept is told before anything is written.
+
+    Raises:
+        BudgetError: it makes no sense, or an amount cannot be known.
+    """
+    factors = factors_of(options.pressure)
+    for factor in factors.values():
+        if isinstance(factor, WidthFactor) and not rounds(encoding):
+            raise widths_refused(factor)
+        if not isinstance(factor, LatencyBudget):
+            factor.measure(network, live_masks(network))
+    return factors
 
 
 def _encoding(options: EvolveOptions) -> Encoding:
@@ -113,18 +139,53 @@ def _training_budget(options: EvolveOptions, defaults: dict[str, Any]) -> Traini
 
 def choose(case: Case, network: Network, observer: Observer) -> dict[str, Any]:
     """What depends on the machine, recorded so that a resumed run repeats it."""
-    if case.options.pressure.align is not None:
-        return {"align": case.options.pressure.align}
-    observer.stage(0, "measuring channel alignments")
-    return measure_alignment(
-        network, analyse(network), case.encoding, case.timing_threads, seconds=_ALIGNMENT_SECONDS
-    )
+    encoding, threads = case.encoding, case.timing_threads
+    coupling = analyse(network)
+    choices: dict[str, Any] = {"align": case.options.pressure.align}
+    if choices["align"] is None:
+        observer.stage(0, "measuring channel alignments")
+        choices = measure_alignment(network, coupling, encoding, threads, seconds=_ALIGNMENT_SECONDS)
+    if "latency" in case.factors:
+        observer.stage(0, "measuring what layers cost")
+        choices["latency"] = measure_latency(network, coupling, encoding, choices["align"], threads)
+    return choices
+
+
+def timings_of(case: Case, choices: dict[str, Any], save: Callable[[], None]) -> Timings:
+    """What choices by the clock are made with; what it measures goes into `choices`."""
+    recorded = choices.setdefault("timings", {})
+    return Timings(case.timing_threads, case.options.seed, case.options.input_shapes, recorded, save)
 
 
 def setting_of(
-    case: Case, network: Network, align: int, observer: Observer, checkpoints: Path | None = None
+    case: Case,
+    network: Network,
+    choices: dict[str, Any],
+    observer: Observer,
+    save: Callable[[], None],
+    checkpoints: Path | None = None,
 ) -> Setting:
-    """Score the ancestor and gather what stays the same for every generation."""
+    """Score the ancestor and gather what stays the same for every generation.
+
+    Args:
+        case: what the user gave.
+        network: the ancestor.
+        choices: from `choose`; further choices by the clock are added.
+        observer: hears of progress.
+        save: keeps `choices` on disk.
+        checkpoints: folder of the adapter's.
+    """
+    pacing = _pacing(case, network, choices, save)
+    factors = dict(case.factors)
+    if pacing is not None:
+        factors["latency"] = latency_budget(choices["latency"])
+    budgeting = budgeting_of(
+        case.options.pressure,
+        case.options.generations,
+        network,
+        factors,
+        None if pacing is None else pacing.ancestor_ms,
+    )
     observer.stage(0, "scoring the ancestor")
     adapter_options = dict(case.options.retraining.adapter_options)
     if case.task_file is not None:
@@ -133,7 +194,7 @@ def setting_of(
     reported = judge.reported(case.model)
     return Setting(
         options=case.options,
-        budgeting=case.budgeting,
+        budgeting=budgeting,
         encoding=case.encoding,
         judge=judge,
         trainer=Trainer(
@@ -149,9 +210,20 @@ def setting_of(
         details_ancestor=dict(reported.details),
         score_validation_ancestor=judge.validation(case.model),
         warnings_ancestor=frozenset(load_warnings(case.model)),
-        align=align,
+        align=choices["align"],
         observer=observer,
+        timings=timings_of(case, choices, save),
+        pacing=pacing,
     )
+
+
+def _pacing(case: Case, network: Network, choices: dict[str, Any], save: Callable[[], None]) -> Pacing | None:
+    """Where latency is budgeted."""
+    record = choices.get("latency")
+    if record is None:
+        return None
+    corrections = record.setdefault("corrections", {})
+    return Pacing(network, case.model, record["ancestor_ms"], case.timing_threads, corrections, save)
 
 
 def first_record(

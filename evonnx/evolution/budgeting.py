@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from evonnx.environment import Budget, EnvironmentFactor, SynapseBudget
+from evonnx.environment import Budget, EnvironmentFactor, LatencyBudget, SynapseBudget
 from evonnx.errors import BudgetError
 from evonnx.evolution.options import Pressure
 from evonnx.masks import live_masks
@@ -15,36 +15,50 @@ _SLOWEST, _FASTEST = 0.1, 10.0
 
 
 @dataclass(frozen=True)
+class Goal:
+    """An amount of a factor to end at."""
+
+    factor: EnvironmentFactor
+    amount: float
+
+
+@dataclass(frozen=True)
 class Budgeting:
     """The bounds of a run, generation by generation."""
 
     pressure: Pressure
     generations: int
-    factor: EnvironmentFactor
-    """What is budgeted."""
-    goal: float | None
-    """Amount of it to end at, where `--budget` asks for one."""
+    goals: tuple[Goal, ...] = ()
+    """Where `--budget` asks for them; else synapses are bounded, step by step."""
 
-    def bound(self, parent: Network, generation: int) -> Budget:
+    @property
+    def leading(self) -> EnvironmentFactor:
+        """What was asked for first: what offspring are told apart by."""
+        return self.goals[0].factor if self.goals else SynapseBudget()
+
+    def bounds(self, parent: Network, generation: int) -> tuple[Budget, ...]:
         """What the offspring of a parent may use.
 
         Of what is left to go towards a goal, as a logarithm, with n generations left this one takes
         1 - ((n - 1) / n) ** pace: equal steps at pace 1. A parent that ended below its bound leaves the next
         generations more.
         """
-        if self.goal is None:
-            return Budget(self.pressure.bound(self.generations), self.factor)
-        has = self.factor.measure(parent, live_masks(parent))
+        if not self.goals:
+            return (Budget(self.pressure.bound(self.generations), SynapseBudget()),)
         left = max(1, self.generations - generation + 1)
         step = 1 - ((left - 1) / left) ** self.pressure.pace
-        return Budget(min(1.0, (self.goal / has) ** step), self.factor)
+        masks = live_masks(parent)
+        return tuple(
+            Budget(min(1.0, (goal.amount / goal.factor.measure(parent, masks)) ** step), goal.factor)
+            for goal in self.goals
+        )
 
 
-def budgeting_of(pressure: Pressure, generations: int, ancestor: Network) -> Budgeting:
-    """Read the budgets of a run.
+def factors_of(pressure: Pressure) -> dict[str, EnvironmentFactor]:
+    """The factors that are budgeted, by name.
 
     Raises:
-        BudgetError: several are asked for, a share is out of range, or the amount cannot be known.
+        BudgetError: the pace is out of range, or there is no budget to keep it towards.
         PluginError: there is no such factor.
     """
     if not _SLOWEST <= pressure.pace <= _FASTEST:
@@ -54,14 +68,35 @@ def budgeting_of(pressure: Pressure, generations: int, ancestor: Network) -> Bud
         )
     if pressure.pace != 1 and not pressure.budget:
         raise BudgetError("A pace is kept towards a budget; give one, such as `--budget synapses=0.05`.")
-    if not pressure.budget:
-        return Budgeting(pressure, generations, SynapseBudget(), None)
-    if len(pressure.budget) > 1:
-        raise BudgetError(
-            f"Budgets are given on {', '.join(pressure.budget)}; a run follows one of them. "
-            "Give the one that matters most."
-        )
-    [(name, share)] = pressure.budget.items()
-    factor: EnvironmentFactor = get("environment_factors", name)()
-    goal = Budget(share, factor).share * factor.measure(ancestor, live_masks(ancestor))
-    return Budgeting(pressure, generations, factor, goal)
+    for name, share in pressure.budget.items():
+        Budget(share, name)  # a share out of range is told before anything is measured
+    return {name: get("environment_factors", name)() for name in pressure.budget}
+
+
+def budgeting_of(
+    pressure: Pressure,
+    generations: int,
+    ancestor: Network,
+    factors: dict[str, EnvironmentFactor],
+    ancestor_ms: float | None,
+) -> Budgeting:
+    """The bounds of a run.
+
+    Args:
+        pressure: what was asked for.
+        generations: of the run.
+        ancestor: what shares are shares of.
+        factors: of every budget; a latency table must have been measured.
+        ancestor_ms: what the ancestor took then.
+
+    Raises:
+        BudgetError: an amount cannot be known.
+    """
+    masks = live_masks(ancestor)
+    goals = []
+    for name, share in pressure.budget.items():
+        factor = factors[name]
+        measured = ancestor_ms if isinstance(factor, LatencyBudget) else None
+        has = factor.measure(ancestor, masks) if measured is None else measured
+        goals.append(Goal(factor, share * has))
+    return Budgeting(pressure, generations, tuple(goals))

@@ -17,10 +17,14 @@ from evonnx.dependency import Coupling, analyse
 from evonnx.environment import Budget
 from evonnx.errors import ModelError
 from evonnx.evolution.budgeting import Budgeting
+from evonnx.evolution.figures import figures
 from evonnx.evolution.judging import Judge, score_columns
 from evonnx.evolution.options import EvolveOptions, Observer
+from evonnx.evolution.pacing import Pacing
 from evonnx.evolution.retraining import Trainer
+from evonnx.evolution.selection import Candidate, fittest, sizes, tolerance
 from evonnx.evolution.stopwatch import EVALUATE, RETRAIN, Stopwatch
+from evonnx.evolution.timings import Timings
 from evonnx.genome import Encoding, encode, needs_gradients
 from evonnx.masking import apply_masks
 from evonnx.masks import PackedMasks
@@ -41,8 +45,7 @@ from evonnx.run_store import (
 )
 from evonnx.sessions import give_back_memory, load_warnings
 from evonnx.steps import WrittenRemoval, compact_file, write_checked
-from evonnx.synthesis import Sample, rounds, sample, solve
-from evonnx.task import Metric
+from evonnx.synthesis import Sample, Solution, rounds, sample, solve
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,17 @@ class Setting:
     align: int
     """Wanted multiple of channels."""
     observer: Observer
+    timings: Timings
+    pacing: Pacing | None = None
+    """Where latency is budgeted."""
 
     def validation_drop(self, row: Row) -> float:
         """How much an offspring lost on validation data, in the metric's own unit."""
         return self.judge.metric.drop(self.score_validation_ancestor, row["score_validation"])
+
+    def within(self, score: float) -> bool:
+        """Whether a validation score is within the accuracy bound."""
+        return self.judge.metric.drop(self.score_validation_ancestor, score) <= self.options.max_drop
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,8 @@ class Offspring:
     resources: Resources
     training: dict[str, Any]
     score_validation: float
+    sizes: tuple[float, ...]
+    """By which equals are told apart (`selection.sizes`)."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +140,7 @@ class Brood:
     network: Network
     """The parent."""
     coupling: Coupling
-    budget: Budget
+    budgets: tuple[Budget, ...]
     sensitivities: Mapping[str, Array] | None
     """Of the parent, where the encoding needs them."""
     watch: Stopwatch
@@ -226,12 +238,13 @@ def make_offspring(setting: Setting, generation: int, home: Nest, watch: Stopwat
         resources = count(replace(network, stored_bytes=stored_bytes(model, graph)))
     with watch.timing(EVALUATE):
         validation = setting.judge.validation(model)
+    measured = sizes(setting.budgeting.leading, network, model)
     return Offspring(
-        home.folder, home.sample, removal.proof, removal.plan.notes, resources, training, validation
+        home.folder, home.sample, removal.proof, removal.plan.notes, resources, training, validation, measured
     )
 
 
-def draw(brood: Brood, seeds: np.random.SeedSequence) -> list[Drawn]:
+def draw(brood: Brood, seeds: np.random.SeedSequence) -> tuple[Solution, list[Drawn]]:
     """Encode the parent, solve the environment once, and sample what will be screened.
 
     Raises:
@@ -247,11 +260,20 @@ def draw(brood: Brood, seeds: np.random.SeedSequence) -> list[Drawn]:
             brood.network,
             brood.coupling,
             encoded,
-            brood.budget,
+            brood.budgets[0],
+            also=brood.budgets[1:],
             best_effort=options.pressure.best_effort,
             align=brood.setting.align,
         )
-        return [Drawn.of(sample(solution, np.random.default_rng(child))) for child in seeds.spawn(wanted)]
+    children = seeds.spawn(wanted)
+    if brood.setting.pacing is not None:
+        brood.setting.observer.stage(brood.generation, "measuring pilots")
+        with brood.watch.timing("pilot"):
+            solution = brood.setting.pacing.corrected(
+                solution, brood.generation, lambda one: sample(one, np.random.default_rng(children[0]))
+            )
+    with brood.watch.timing("sample"):
+        return solution, [Drawn.of(sample(solution, np.random.default_rng(child))) for child in children]
 
 
 def beget(
@@ -261,14 +283,15 @@ def beget(
     seeds: np.random.SeedSequence,
     folder: Path,
     watch: Stopwatch,
-) -> tuple[Budget, list[Nest]]:
+) -> tuple[Solution, list[Nest]]:
     """Sample a parent's offspring and write the fittest, each in a nest of its own, masked.
 
-    The parent's weights are in memory until this returns, and no longer.
+    The parent's weights are in memory until this returns, and no longer: the solution tells of bounds then,
+    and cannot be drawn from.
     """
     with watch.timing("load"):
         network = load_network(parent.model, setting.options.input_shapes)
-    budget = setting.budgeting.bound(network, generation)
+    budgets = setting.budgeting.bounds(network, generation)
     sampling, training = seeds.spawn(2)
     sensitivities = None
     if needs_gradients(setting.encoding):
@@ -278,8 +301,8 @@ def beget(
             sensitivities = setting.trainer.sensitivities(network, parent.model, setting.training, seed)
     with watch.timing("analyse"):
         coupling = analyse(network)
-    brood = Brood(setting, generation, network, coupling, budget, sensitivities, watch)
-    samples = draw(brood, sampling)
+    brood = Brood(setting, generation, network, coupling, budgets, sensitivities, watch)
+    solution, samples = draw(brood, sampling)
     order = screen(brood, samples)
     children = training.spawn(setting.options.selection.offspring)
     nests = [
@@ -288,20 +311,33 @@ def beget(
     ]
     drop_weights(network.model)
     give_back_memory()
-    return budget, nests
+    return solution, nests
 
 
-def select(metric: Metric, candidates: list[Offspring], folder: Path) -> Offspring:
-    """Keep the files of the best on validation data, the first among equals, and drop the others'."""
-    best = candidates[0]
-    for candidate in candidates[1:]:
-        if metric.better(candidate.score_validation, best.score_validation):
-            best = candidate
-    for file in best.folder.iterdir():
+def select(
+    setting: Setting, generation: int, offspring: list[Offspring], folder: Path
+) -> tuple[Offspring, dict[str, Any] | None]:
+    """Keep the files of the fittest, and drop the others'.
+
+    Returns:
+        The fittest, and for the row why it was chosen; None where it was the only one.
+    """
+    options = setting.options
+    metric, examples = setting.judge.metric, setting.judge.task.size("validation")
+    candidates = [
+        Candidate(f"offspring {number}", one.folder / COMPACT_FILE, one.score_validation, one.sizes)
+        for number, one in enumerate(offspring, 1)
+    ]
+    best = (max if metric.higher_is_better else min)(one.score for one in candidates)
+    # All generations together can't give away more than the accuracy bound.
+    equal = tolerance(metric, best, examples, options.max_drop / options.generations)
+    choice = fittest(candidates, metric, setting.within, equal, setting.timings, str(generation))
+    chosen = offspring[choice.index]
+    for file in chosen.folder.iterdir():
         file.rename(folder / file.name)
-    for candidate in candidates:
-        shutil.rmtree(candidate.folder)
-    return best
+    for one in offspring:
+        shutil.rmtree(one.folder)
+    return chosen, choice.to_json(candidates) if len(offspring) > 1 else None
 
 
 def make_generation(
@@ -318,11 +354,17 @@ def make_generation(
     """
     options, watch = setting.options, Stopwatch()
     setting.observer.stage(generation, "sampling")
-    budget, nests = beget(setting, generation, parents[0], seeds, folder, watch)
+    solution, nests = beget(setting, generation, parents[0], seeds, folder, watch)
     grown = [make_offspring(setting, generation, home, watch) for home in nests]
-    best = select(setting.judge.metric, grown, folder)
+    with watch.timing("select"):
+        best, selection = select(setting, generation, grown, folder)
     with watch.timing(EVALUATE):
         score = setting.judge.reported(folder / COMPACT_FILE)
+    latency = None
+    if setting.pacing is not None:
+        with watch.timing("pilot"):
+            compact_model, key = folder / COMPACT_FILE, f"latency {generation}"
+            latency = setting.pacing.row(solution, best.sample, compact_model, setting.timings, key)
     stages = watch.stages()
     row: Row = {
         "generation": generation,
@@ -333,12 +375,19 @@ def make_generation(
         "score_ancestor": setting.score_ancestor,
         "score_validation": best.score_validation,
         "proof": best.proof.to_json(),
-        "budget": budget.share,
-        "budget_factor": setting.budgeting.factor.name,
+        "budget": solution.budget.share,
+        "budget_factor": solution.factor.name,
         "achieved": best.sample.achieved_share,
         "expected": best.sample.expected_share,
+        "budgets": [
+            {"factor": bound.factor.name, "unit": bound.factor.unit, "share": bound.budget.share}
+            | {"achieved": share, "amount": share * bound.parent_amount}
+            for bound, share in zip(solution.bounds, best.sample.achieved, strict=True)
+        ],
         "alignment": reached.to_json() if (reached := best.sample.alignment) else None,
         "screened": max(options.selection.screen, options.selection.offspring),
+        **({"latency": latency} if latency else {}),
+        "selection": selection,
         "training": best.training,
         "notes": [*best.sample.notes, *best.notes, *best.training["notes"]],
         "retrain_seconds": watch.seconds[RETRAIN],
@@ -348,37 +397,3 @@ def make_generation(
     }
     write_json(folder / METRICS_FILE, row)
     return row
-
-
-def figures(resources: Resources, ancestor: Resources, file_bytes: int) -> dict[str, Any]:
-    """Sizes of a model beside the ancestor's (design: section 2); efficiencies are ancestor's / model's."""
-    by_name = {layer.name: layer for layer in resources.layers}
-    layers: list[dict[str, Any]] = []
-    for before in ancestor.layers:
-        now = by_name.get(before.name)
-        layers.append(
-            {
-                "name": before.name,
-                "op_type": before.op_type,
-                "synapses": now.synapses if now else 0,
-                "synapses_ancestor": before.synapses,
-                "kernels": now.kernels if now else 0,
-                "kernels_ancestor": before.kernels,
-                "filters": now.filters if now else 0,
-                "filters_ancestor": before.filters,
-            }
-        )
-    return {
-        "synapses": resources.synapses,
-        "synapses_ancestor": ancestor.synapses,
-        "architectural_efficiency": ancestor.synapses / max(resources.synapses, 1),
-        "kernels": resources.kernels,
-        "kernels_ancestor": ancestor.kernels,
-        "cluster_efficiency": ancestor.kernels / resources.kernels if resources.kernels else None,
-        "filters": resources.filters,
-        "filters_ancestor": ancestor.filters,
-        "parameters": resources.parameters,
-        "macs": resources.macs,
-        "bytes": file_bytes,
-        "layers": layers,
-    }

@@ -74,7 +74,9 @@ def evolve(
         if isinstance(case.task, NeedsAncestor):
             case.task.bind_ancestor(str(case.model))
         choices = store.read_run().get("choices") or choose(case, network, observer)
-        setting = setting_of(case, network, choices["align"], observer, store.checkpoints)
+        setting = setting_of(
+            case, network, choices, observer, lambda: store.record_choices(choices), store.checkpoints
+        )
         record = first_record(case, network, configuration, choices, setting)
         del network  # its weights are read again where they are needed
         store.write_run(record)
@@ -120,6 +122,7 @@ def _generations(case: Case, setting: Setting, store: RunStore, record: dict[str
     record["generations"] = rows
     for row in rows:
         setting.observer.generation_done(row)
+        record["notes"] += _selected(row)
     store.write_run(record)
     while len(rows) < case.options.generations:
         if rows and (reason := _too_much_lost(setting, rows[-1])):
@@ -134,9 +137,18 @@ def _generations(case: Case, setting: Setting, store: RunStore, record: dict[str
                 raise
             return f"Stopped before generation {number}: {error}"
         rows.append(row)
+        record["notes"] += _selected(row)
         store.write_run(record)
         setting.observer.generation_done(row)
+        for note in _selected(row):
+            setting.observer.note(note)
     return None
+
+
+def _selected(row: Row) -> list[str]:
+    """Why this offspring lives, where there were others."""
+    selection = row.get("selection")
+    return [f"Generation {row['generation']}: {selection['reason']}"] if selection else []
 
 
 def _too_much_lost(setting: Setting, row: Row) -> str | None:
@@ -154,8 +166,11 @@ def _finish(case: Case, setting: Setting, store: RunStore, record: dict[str, Any
     rows: list[Row] = record["generations"]
     budget = replace(setting.training, epochs=case.recovery_epochs)
     seed = int(_seeds(case)[-1].generate_state(1)[0])
-    record["best"] = recover(setting, store, choose_best(setting, rows), budget, seed)
-    record["notes"] += record["best"].pop("notes")
+    setting.observer.stage(0, "choosing the best offspring")
+    chosen, selection = choose_best(setting, store, rows)
+    best = recover(setting, store, chosen, budget, seed)
+    record["notes"] += [f"best.onnx: {selection['reason']}", *best.pop("notes")]
+    record["best"] = best | {"selection": selection}
     setting.observer.stage(0, "timing in onnxruntime")
     offspring = [store.generation_folder(row["generation"]) / COMPACT_FILE for row in rows]
     timed = bench(

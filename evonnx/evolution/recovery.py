@@ -7,24 +7,56 @@ import time
 from typing import Any
 
 from evonnx.adapter import TrainingBudget
-from evonnx.evolution.generation import Setting, figures
+from evonnx.evolution.figures import figures
+from evonnx.evolution.generation import Setting
 from evonnx.evolution.judging import score_columns
+from evonnx.evolution.selection import Candidate, Choice, is_time, sizes, smallest
 from evonnx.network import load_network
 from evonnx.resources import count
 from evonnx.run_store import BEST_FILE, COMPACT_FILE, Row, RunStore
 
+_ROUNDING = 1 + 1e-9
+"""A goal is reached in steps whose shares are floating-point numbers."""
 
-def choose_best(setting: Setting, rows: list[Row]) -> Row:
-    """Accuracy bound first, then size: the offspring within `max_drop` on validation data that uses least of
-    what is budgeted.
 
-    Where no offspring is within the bound, the one that lost least.
+def choose_best(setting: Setting, store: RunStore, rows: list[Row]) -> tuple[Row, dict[str, Any]]:
+    """The offspring that best.onnx is made of, and for run.json why.
+
+    Within `max_drop` on validation data, else the one that lost least; of those, that reached what was asked
+    for, if any did; of those, the smallest, unless another's measured speed outweighs its size.
     """
-    within = [row for row in rows if setting.validation_drop(row) <= setting.options.max_drop]
-    if within:
-        scarce = setting.budgeting.factor.name
-        return min(within, key=lambda row: (row.get(scarce) or row["synapses"], row["bytes"]))
-    return min(rows, key=setting.validation_drop)
+    within = [row for row in rows if setting.within(row["score_validation"])]
+    if not within:
+        row = min(rows, key=setting.validation_drop)
+        reason = f"{_name(row)} lost least; no offspring is within --max-drop {setting.options.max_drop:g}."
+        return row, Choice(0, reason).to_json([_candidate(setting, store, row)])
+    factor = setting.budgeting.leading
+    candidates = [_candidate(setting, store, row) for row in within]
+    reached = [one for one, row in zip(candidates, within, strict=True) if _reached(setting, row, one)]
+    candidates = reached or candidates
+    choice = smallest(candidates, None if is_time(factor) else factor.unit, setting.timings, "best")
+    chosen = candidates[choice.index].name
+    return next(row for row in within if _name(row) == chosen), choice.to_json(candidates)
+
+
+def _reached(setting: Setting, row: Row, one: Candidate) -> bool:
+    """Whether an offspring is where the run was asked to end; time apart, which is compared by measuring."""
+    goals, target = setting.budgeting.goals, setting.options.pressure.target
+    if not goals:
+        return target is None or one.sizes[0] <= target * setting.ancestor.synapses * _ROUNDING
+    used = {entry["factor"]: entry["amount"] for entry in row["budgets"]}
+    return all(is_time(goal.factor) or used[goal.factor.name] <= goal.amount * _ROUNDING for goal in goals)
+
+
+def _candidate(setting: Setting, store: RunStore, row: Row) -> Candidate:
+    model = store.generation_folder(row["generation"]) / COMPACT_FILE
+    network = load_network(model, setting.options.input_shapes)
+    measured = sizes(setting.budgeting.leading, network, model)
+    return Candidate(_name(row), model, row["score_validation"], measured)
+
+
+def _name(row: Row) -> str:
+    return f"generation {row['generation']}"
 
 
 def recover(

@@ -195,12 +195,13 @@ def _facts(document: Mapping[str, Any]) -> dict[str, str]:
     """What the run was made with, in words."""
     configuration, task = document["configuration"], document["task"]
     machine, versions = document.get("machine", {}), configuration.get("versions", {})
+    choices = {name: made for name, made in document.get("choices", {}).items() if name != "timings"}
     facts = {
         "task": task.get("found"),
         "encoding": configuration.get("encoding"),
         "options": _pairs(configuration.get("options", {})),
         "training": _pairs(configuration.get("training", {})),
-        "choices": _pairs(document.get("choices", {})),
+        "choices": _pairs(choices),
         "seed": document.get("seed"),
         "threads": configuration.get("threads") or "onnxruntime's own choice",
         "machine": _pairs(machine),

@@ -15,7 +15,8 @@ from evonnx.speed.feeding import feeds_for
 from evonnx.speed.machine import environment
 from evonnx.speed.measuring import bench
 from evonnx.speed.precision import Precision
-from evonnx.speed.records import BenchResult, Latency, Timed
+from evonnx.speed.profiling import profile_nodes
+from evonnx.speed.records import BenchResult, Latency, NodeTime, Timed
 from evonnx.speed.turns import (
     BATCH_SECONDS,
     SAMPLE_SECONDS,
@@ -34,12 +35,14 @@ __all__ = [
     "BenchResult",
     "Clock",
     "Latency",
+    "NodeTime",
     "Precision",
     "Timed",
     "bench",
     "environment",
     "feeds_for",
     "one_sample",
+    "profile_nodes",
     "summarise",
     "take_turns",
     "warm_up",

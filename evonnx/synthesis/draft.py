@@ -14,13 +14,15 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from evonnx.dependency.liveness import close
+from evonnx.environment import Bound
 from evonnx.environment.pressure import survival
 from evonnx.errors import BudgetError
 from evonnx.genome import Block
 from evonnx.masks import Mask
 from evonnx.synthesis.alignment import Alignment, assess
+from evonnx.synthesis.amounts import Amounts, SynapseAmounts, WidthAmounts
 from evonnx.synthesis.connectivity import Link, Reach, through, through_living, trace, walk
-from evonnx.synthesis.giving_back import Amounts, give_back
+from evonnx.synthesis.giving_back import give_back
 from evonnx.synthesis.layout import Layout
 from evonnx.synthesis.rounding import Fit
 from evonnx.synthesis.solution import Solution
@@ -125,19 +127,20 @@ class Draft:
         if self._cut():
             self._revive()
             notes.append("To keep outputs connected with inputs, the most probable clusters live.")
-            if self._excess() <= 0:
+            if not self._exceeded():
                 return notes
-        lowest = self._amount() / solution.parent_amount
+        shares = [(self._used(bound) / bound.parent_amount, bound) for bound in self._exceeded()]
+        lowest, worst = max(shares, key=lambda one: one[0] / one[1].budget.share)
         if not solution.best_effort:
             raise BudgetError(
-                f"A budget of {solution.budget.share:.4g} of the {solution.parent_amount:.0f} "
-                f"{solution.factor.unit} of {solution.network.source} cannot be met: keeping every output "
+                f"A budget of {worst.budget.share:.4g} of the {worst.parent_amount:.6g} "
+                f"{worst.factor.unit} of {solution.network.source} cannot be met: keeping every output "
                 f"connected with an input, and what is pinned, needs a share of "
                 f"{math.ceil(lowest * 1e4) / 1e4:g}. Ask for at least that, or for --best-effort."
             )
         return [
             *notes,
-            f"The budget of {solution.budget.share:.4g} is out of reach; {lowest:.4g} is the lowest share.",
+            f"The budget of {worst.budget.share:.4g} is out of reach; {lowest:.4g} is the lowest share.",
         ]
 
     def _layouts(self) -> list[Layout | None]:
@@ -156,17 +159,19 @@ class Draft:
                 self.banned = self.drawn & ~self.alive
             self.drawn = self.alive.copy()
             self._round(upwards=True)
-        if self.solution.factor.hard and self._excess() > 0:
-            self._trim()
-            if self._excess() > 0:
-                return False
-        return not self._cut()
+        for bound in self._exceeded():
+            self._trim(bound)
+        return not self._exceeded() and not self._cut()
 
-    def _amount(self) -> float:
-        return sum(self.solution.prices[name] * np.count_nonzero(mask) for name, mask in self.masks.items())
+    def _used(self, bound: Bound) -> float:
+        return bound.uses(self.solution.network, self.masks, self.stored)
 
-    def _excess(self) -> float:
-        return self.solution.factor.measure(self.solution.network, self.masks) - self.solution.bound
+    def _excess(self, bound: Bound) -> float:
+        return self._used(bound) - bound.amount
+
+    def _exceeded(self) -> list[Bound]:
+        """Bounds to hold that the sample is above."""
+        return [bound for bound in self.solution.bounds if bound.held and self._excess(bound) > 0]
 
     def _close(self) -> None:
         """Run removal to its fixed point."""
@@ -366,29 +371,36 @@ class Draft:
                 return
             count *= 2
 
-    def _trim(self) -> None:
-        """Get rid of what is above the bound, and of what dies with it."""
+    def _trim(self, bound: Bound) -> None:
+        """Get rid of what is above a bound, and of what dies with it."""
+        levels = self.solution.levels
         if self.layout is None:
-            if (excess := self._excess()) > 0:
-                if self.solution.levels == "clusters":
-                    self._trim_clusters(excess)
+            if (excess := self._excess(bound)) > 0:
+                if levels == "clusters":
+                    self._trim_clusters(bound, excess)
                 else:
-                    self._trim_synapses(excess)
+                    self._trim_synapses(bound, excess)
                 self._close()
             return
-        solution = self.solution
+        # Synapses of living channels save nothing that is priced by widths.
+        undo_only = levels == "both" and bound.costs is None
         for _ in range(_ATTEMPTS):
-            if (excess := self._excess()) <= 0:
+            if (excess := self._excess(bound)) <= 0:
                 return
-            amounts = Amounts(solution.genome.parent, self.masks, solution.prices, self.alive)
-            undo_only = solution.levels == "both"
+            amounts = self._amounts(bound)
             self._let_live(give_back(self.fits, amounts, self.alive, excess, self.rng, undo_only=undo_only))
-            if undo_only and (excess := self._excess()) > 0:
-                self._trim_synapses(excess)
+            if undo_only and (excess := self._excess(bound)) > 0:
+                self._trim_synapses(bound, excess)
             self._close()
             self._round(upwards=False)
 
-    def _trim_clusters(self, excess: float) -> None:
+    def _amounts(self, bound: Bound) -> Amounts:
+        parent = self.solution.genome.parent
+        if bound.costs is not None:
+            return WidthAmounts(parent, bound.costs, self.alive)
+        return SynapseAmounts(parent, self.masks, bound.prices, self.alive)
+
+    def _trim_clusters(self, bound: Bound, excess: float) -> None:
         solution = self.solution
         kept = np.zeros(solution.genome.parent.clusters.n_clusters, dtype=np.bool_)
         kept[self._classes_of(self.spared)] = True
@@ -397,13 +409,13 @@ class Draft:
             solution.pressure,
             self.masks,
             self.alive,
-            solution.prices,
+            bound.prices,
             excess,
             kept,
             self.rng,
         )
 
-    def _trim_synapses(self, excess: float) -> None:
+    def _trim_synapses(self, bound: Bound, excess: float) -> None:
         solution = self.solution
         protected: dict[str, list[int]] = {}
         for link in self.spared:
@@ -411,6 +423,4 @@ class Draft:
             place = (link.output * weight.inputs_per_group + link.input) * weight.taps + self._tap(link)
             protected.setdefault(link.weight, []).append(place)
         indices = {name: np.array(places, dtype=np.int64) for name, places in protected.items()}
-        trim_synapses(
-            solution.genome, solution.pressure, self.masks, solution.prices, excess, indices, self.rng
-        )
+        trim_synapses(solution.genome, solution.pressure, self.masks, bound.prices, excess, indices, self.rng)

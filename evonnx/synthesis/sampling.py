@@ -8,6 +8,7 @@ what share it keeps (the paper's setting).
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -37,6 +38,8 @@ class Sample:
     """Of the parent's amount, over all draws, before removal, rounding, trimming and floors."""
     achieved_share: float
     """Of the parent's amount, by this one."""
+    achieved: tuple[float, ...]
+    """The same for every budget, in their order."""
     survivors: int
     """Live synapses."""
     parent_synapses: int
@@ -57,6 +60,7 @@ def synthesize(
     cluster_share: float | None = None,
     best_effort: bool = False,
     align: int = 1,
+    also: Sequence[Budget] = (),
     trim: bool = True,
 ) -> Sample:
     """Draw one offspring: `solve`, then `sample`; see there."""
@@ -69,6 +73,7 @@ def synthesize(
         cluster_share=cluster_share,
         best_effort=best_effort,
         align=align,
+        also=also,
     )
     return sample(solution, rng, trim=trim)
 
@@ -87,31 +92,42 @@ def sample(solution: Solution, rng: np.random.Generator, *, trim: bool = True) -
     """
     start = copy.deepcopy(rng)
     best = _sample(solution, rng, trim)
-    share = solution.budget.share
+    scale = 1.0
     repeat = trim and solution.genome.encoding.scope == "network"
     for _ in range(_DRAWS - 1 if repeat else 0):
-        if best.achieved_share > _ENOUGH * solution.budget.share or share == 1:
+        used = _used(solution, best)
+        if used > _ENOUGH or scale * min(bound.budget.share for bound in solution.bounds) >= 1:
             break
-        share = min(1.0, share * solution.budget.share / max(best.achieved_share, 1e-6))
+        scale /= max(used, 1e-6)
         try:
-            again = _sample(solution.drawn_at(share), copy.deepcopy(start), trim)
+            again = _sample(solution.drawn_at(scale), copy.deepcopy(start), trim)
         except BudgetError:  # the first draw was within the bound
             break
-        if not best.achieved_share < again.achieved_share <= solution.budget.share:
+        if not used < _used(solution, again) <= 1:
             break
+        share = min(1.0, scale * solution.budget.share)
         note = f"Drawn at {share:.1%}: what a lower draw cuts off would leave {best.achieved_share:.1%}."
         best = replace(again, notes=(*again.notes, note))
     return best
+
+
+def _used(solution: Solution, one: Sample) -> float:
+    """Part of the tightest bound that a sample uses."""
+    return max(share / bound.budget.share for share, bound in zip(one.achieved, solution.bounds, strict=True))
 
 
 def _sample(solution: Solution, rng: np.random.Generator, trim: bool) -> Sample:
     draft = Draft(solution, rng)
     notes = draft.settle() if trim else []
     stored = draft.stored()
+    achieved = tuple(
+        bound.factor.measure(solution.network, stored) / bound.parent_amount for bound in solution.bounds
+    )
     return Sample(
         masks=stored,
         expected_share=solution.pressure.expected_share,
-        achieved_share=solution.factor.measure(solution.network, stored) / solution.parent_amount,
+        achieved_share=achieved[0],
+        achieved=achieved,
         survivors=sum(int(np.count_nonzero(mask)) for mask in stored.values()),
         parent_synapses=sum(solution.genome.live.values()),
         notes=tuple(notes),

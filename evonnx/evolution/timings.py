@@ -1,0 +1,78 @@
+"""Choices by the clock: models timed against each other once, and remembered, so that a resumed run chooses
+alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from evonnx.speed import bench
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One model against the first of those that it was timed with."""
+
+    median_ms: float
+    ratio: float
+    """How many times as fast as the first: median over rounds."""
+    ratio_low: float
+    """95% bootstrap interval of the median ratio."""
+    ratio_high: float
+
+
+class Timings:
+    """Times model files in onnxruntime, taking turns.
+
+    Args:
+        threads: of onnxruntime.
+        seed: of inputs and of the order within rounds.
+        input_shapes: of inputs with dynamic dimensions beyond the batch.
+        recorded: what was measured before, by key; what is measured is added.
+        save: called after each addition, to keep `recorded` on disk.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        seed: int,
+        input_shapes: Mapping[str, Sequence[int]],
+        recorded: dict[str, Any],
+        save: Callable[[], None],
+    ) -> None:
+        self._threads, self._seed, self._input_shapes = threads, seed, input_shapes
+        self._recorded, self._save = recorded, save
+
+    def __call__(self, key: str, models: Sequence[Path]) -> tuple[Timing, ...]:
+        """Time two or more models, or read what was measured of the same files under the same key.
+
+        Raises:
+            ModelError: a model does not load or run.
+        """
+        digests = [hashlib.sha256(model.read_bytes()).hexdigest() for model in models]
+        known = self._recorded.get(key)
+        if known is None or known["models"] != digests:
+            result = bench(
+                models,
+                batches=None,
+                threads=self._threads,
+                seed=self._seed,
+                input_shapes=self._input_shapes or None,
+            )
+            rows = [
+                Timing(one.median_ms, one.ratio, one.ratio_low, one.ratio_high) for one in result.latencies
+            ]
+            known = {
+                "models": digests,
+                "timings": [asdict(row) for row in rows],
+                "provider": result.provider,
+                "threads": result.threads,
+                "rounds": result.rounds,
+                "notes": list(result.notes),
+            }
+            self._recorded[key] = known
+            self._save()
+        return tuple(Timing(**row) for row in known["timings"])
