@@ -9,11 +9,14 @@ files have random weights. It is evolved for one generation in a temporary folde
 with the task file beside it or without data. Of a run directory, every generation that was timed by stage
 counts (medians); it has no memory column.
 
-The own cost is everything but gradient steps (what the adapter does) and evaluation. "peak" is the largest
-resident memory that any of the tool's own stages adds to what the process held when the generation began
-(interpreter, libraries, the task's data, the ancestor as a teacher), as a multiple of the model's file;
-onnxruntime's sessions for the proof are in it. "held" is what the process held then beyond interpreter and
-libraries, likewise. Linux only (/proc/self/clear_refs). Meant for an idle machine.
+The own cost is everything but gradient steps (what the adapter does) and evaluation; with --epochs 0 (the
+default) there are none, and no share. "peak" is the largest resident memory that one of the tool's own stages
+adds to what the process held when the generation began (interpreter, libraries, the task's data, the ancestor
+as a teacher) and to what retraining and evaluation left behind, in MiB and as a multiple of the model's file;
+onnxruntime's sessions for the proof are in it. Linux only (/proc/self/clear_refs).
+
+Meant for an idle machine. On one that is not, --cpu counts seconds of processor time, all threads together:
+an upper limit of what an idle machine takes, but for waiting on disks.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +49,14 @@ def generations(run: Path) -> list[dict[str, Any]]:
     """Rows of a run that say how long each stage took."""
     rows = json.loads((run / "run.json").read_text(encoding="utf-8"))["generations"]
     return [row for row in rows if "stage_seconds" in row]
+
+
+def seconds_of(row: dict[str, Any], stage: str) -> float:
+    """A stage's; those that most generations do not have count as "other"."""
+    spent: dict[str, float] = row["stage_seconds"]
+    if stage != "other":
+        return spent.get(stage, 0.0)
+    return sum(seconds for name, seconds in spent.items() if name == stage or name not in STAGES)
 
 
 def status(field: str) -> int:
@@ -66,42 +78,43 @@ def trim() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def measured(libraries: int) -> type:
+def measured(clock: Callable[[], float]) -> type:
     """A stopwatch that also says how much memory each stage takes at its peak."""
     from evonnx.evolution.stopwatch import EVALUATE, RETRAIN, Stopwatch
 
     class Measured(Stopwatch):
         def __init__(self) -> None:
             trim()
-            self.begin, self.peaks = status("VmRSS"), dict[str, int]()
-            super().__init__()
+            self.given, self.peaks = status("VmRSS"), dict[str, int]()
             forget_peak()
+            super().__init__(clock)
 
-        def enter(self, stage: str) -> None:
-            if stage not in (RETRAIN, EVALUATE):
-                self.peaks[stage] = max(self.peaks.get(stage, 0), status("VmHWM") - self.begin)
+        def look(self, stage: str) -> None:
+            self.peaks[stage] = max(self.peaks.get(stage, 0), status("VmHWM") - self.given)
+            forget_peak()
 
         @contextlib.contextmanager
         def timing(self, purpose: str) -> Iterator[None]:
-            self.enter("other")
-            forget_peak()
-            try:
-                with super().timing(purpose):
-                    yield
-            finally:
-                self.enter(purpose)
+            self.look("other")
+            before = status("VmRSS")
+            with super().timing(purpose):
+                yield
+            if purpose in (RETRAIN, EVALUATE):
+                trim()
+                self.given += max(0, status("VmRSS") - before)
                 forget_peak()
+            else:
+                self.look(purpose)
 
         def stages(self) -> dict[str, float]:
-            self.enter("other")
-            figures = {"held": self.begin - libraries, "peaks": self.peaks}
-            print(MEMORY, json.dumps(figures), file=sys.stderr, flush=True)
+            self.look("other")
+            print(MEMORY, json.dumps(self.peaks), file=sys.stderr, flush=True)
             return super().stages()
 
     return Measured
 
 
-def child(arguments: list[str]) -> None:
+def child(cpu: bool, arguments: list[str]) -> None:
     """`evonnx evolve` in this process: libraries are in memory beforehand, and the stopwatch looks at it."""
     import onnxruntime  # noqa: F401
 
@@ -109,15 +122,16 @@ def child(arguments: list[str]) -> None:
     import evonnx_torch.retraining  # noqa: F401
     from evonnx.cli import main as command
 
-    trim()
-    generation.Stopwatch = measured(status("VmRSS"))  # type: ignore[misc]
+    clock = time.process_time if cpu else time.perf_counter
+    generation.Stopwatch = measured(clock)  # type: ignore[misc]
     sys.argv = ["evonnx", "evolve", *arguments]
     command()
 
 
-def evolve(model: Path, out: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One generation of a model; its memory figures."""
-    command = [sys.executable, __file__, "--child", str(model), "--out", str(out), "--gens", "1"]
+def evolve(model: Path, out: Path, arguments: argparse.Namespace) -> dict[str, int]:
+    """One generation of a model: bytes at the peak of each stage."""
+    clock = "cpu" if arguments.cpu else "wall"
+    command = [sys.executable, __file__, "--child", clock, str(model), "--out", str(out), "--gens", "1"]
     command += ["--keep", str(arguments.keep), "--epochs", str(arguments.epochs), "--recovery-epochs", "0"]
     command += ["--screen", str(arguments.screen), "--best-effort", "--max-drop", "1"]
     if arguments.threads:
@@ -127,22 +141,24 @@ def evolve(model: Path, out: Path, arguments: argparse.Namespace) -> dict[str, A
     if done.returncode:
         sys.exit(f"{model}: {lines[-1]}")
     [figures] = [line.removeprefix(MEMORY) for line in lines if line.startswith(f"{MEMORY} ")]
-    found: dict[str, Any] = json.loads(figures)
-    return found
+    peaks: dict[str, int] = json.loads(figures)
+    return peaks
 
 
-def row(name: str, rows: list[dict[str, Any]], memory: dict[str, Any] | None = None, size: int = 1) -> str:
-    """A line of the table: medians over generations, in seconds; the share of the whole; memory."""
-    stages = [statistics.median(one["stage_seconds"].get(stage, 0.0) for one in rows) for stage in STAGES]
+def row(name: str, rows: list[dict[str, Any]], share: bool = True, memory: str = "") -> str:
+    """A line of the table: medians over generations, in seconds; the share of a whole generation; memory."""
+    stages = [statistics.median(seconds_of(one, stage) for one in rows) for stage in STAGES]
     whole = [one["overhead_seconds"] + one["retrain_seconds"] + one["evaluate_seconds"] for one in rows]
-    share = statistics.median(one["overhead_seconds"] / total for one, total in zip(rows, whole, strict=True))
+    part = statistics.median(one["overhead_seconds"] / total for one, total in zip(rows, whole, strict=True))
     own = statistics.median(one["overhead_seconds"] for one in rows)
-    cells = [name, *(f"{seconds:.2f}" for seconds in stages), f"{own:.2f}", f"{share:.1%}"]
-    if memory is None:
-        return f"| {' | '.join([*cells, '', ''])} |"
-    stage, peak = max(memory["peaks"].items(), key=lambda item: int(item[1]))
-    cells += [f"{peak / size:.1f}x ({stage})", f"{memory['held'] / size:.1f}x"]
-    return f"| {' | '.join(cells)} |"
+    cells = [name, *(f"{seconds:.2f}" for seconds in stages), f"{own:.2f}"]
+    return f"| {' | '.join([*cells, f'{part:.1%}' if share else '', memory])} |"
+
+
+def worst(peaks: dict[str, int], size: int) -> str:
+    """The stage that takes most memory, beside the size of the model's file."""
+    stage, peak = max(peaks.items(), key=lambda item: item[1])
+    return f"{peak / 2**20:.0f} MiB, {peak / size:.1f}x ({stage})"
 
 
 def sample(module: str, network: str, folder: Path) -> Path:
@@ -171,7 +187,7 @@ def found(name: str, folder: Path) -> Path:
 
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
-        child(sys.argv[2:])
+        child(sys.argv[2] == "cpu", sys.argv[3:])
         return
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -181,22 +197,22 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=0)
     parser.add_argument("--screen", type=int, default=1)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--cpu", action="store_true", help="seconds of processor time")
     arguments = parser.parse_args()
-    print(f"| model | {' | '.join(STAGES)} | own cost, s | share | peak | held |")
-    print(f"|---|{'---:|' * (len(STAGES) + 4)}")
+    print(f"| model | {' | '.join(STAGES)} | own cost, s | share | peak |")
+    print(f"|---|{'---:|' * (len(STAGES) + 3)}")
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
-            run, memory, size = Path(name), None, 1
+            run, share, memory = Path(name), True, ""
             if not run.is_dir():
-                model = found(name, Path(folder))
-                size = model.stat().st_size
-                run = Path(folder) / "run"
-                memory = evolve(model, run, arguments)
+                model, run = found(name, Path(folder)), Path(folder) / "run"
+                share, memory = (
+                    arguments.epochs > 0,
+                    worst(evolve(model, run, arguments), model.stat().st_size),
+                )
             rows = generations(run)
-        print(
-            row(name, rows, memory, size) if rows else f"{name} has no generation that was timed by stage.",
-            flush=True,
-        )
+        missing = f"{name} has no generation that was timed by stage."
+        print(row(name, rows, share, memory) if rows else missing, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
+from faults import make_case
 from graphs import GRAPHS
 
-from evonnx.errors import ModelError
-from evonnx.network import network_of
-from evonnx.onnx_io import Detached, check_detached, detach, to_bytes
+from evonnx.errors import ModelError, ProofError
+from evonnx.network import load_network, network_of
+from evonnx.onnx_io import Detached, check_detached, detach, drop_weights, save_model, to_bytes
 from evonnx.onnx_io.message import proto_of
 from evonnx.onnx_io.wire import chunks
 from evonnx.sessions import input_specs, make_session, random_array, run_session
+from evonnx.steps import compact, compact_file
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -98,3 +104,45 @@ def test_a_message_alone_is_a_model_too(tmp_path: Path) -> None:
     proto = GRAPHS["lenet"]()
     assert b"".join(chunks(Detached(proto))) == proto.SerializeToString(deterministic=True)
     assert make_session(Detached(proto), threads=1).get_inputs()[0].name == proto.graph.input[0].name
+
+
+def test_removal_from_file_to_file_is_removal_in_memory(tmp_path: Path) -> None:
+    case = make_case("residual_bn", seed=5)
+    masked, target = tmp_path / "masked.onnx", tmp_path / "compact.onnx"
+    save_model(case.masked.model, masked)
+    seen: list[str] = []
+
+    def timing(stage: str) -> AbstractContextManager[object]:
+        seen.append(stage)
+        return nullcontext()
+
+    written = compact_file(masked, target, masked, seed=3, threads=1, timing=timing)
+    in_memory = compact(load_network(masked), seed=3, threads=1)
+    assert target.read_bytes() == to_bytes(in_memory.compacted.model)
+    assert written.proof == in_memory.proof
+    assert written.plan.notes == in_memory.plan.notes
+    assert written.lineage.keys() == in_memory.compacted.lineage.keys()
+    assert seen == ["load", "compact", "save", "prove"]
+
+
+def test_a_void_proof_reads_the_files_again(tmp_path: Path) -> None:
+    # Nothing reacts to an input that is compared with a number out of reach, however weights are redrawn.
+    text = """<ir_version: 8, opset_import: ["" : 13]> g (float[1, 4] x) => (float[1, 4] y)
+        <float limit = {1e30}> { high = Greater(x, limit) y = Cast <to = 1> (high) }"""
+    masked = tmp_path / "masked.onnx"
+    onnx.save(onnx.parser.parse_model(text), masked)
+    with pytest.raises(ProofError, match="void at 'y'"):
+        compact_file(masked, tmp_path / "compact.onnx", masked, threads=1)
+
+
+def test_dropped_weights_are_freed_at_once() -> None:
+    model = ir.from_proto(GRAPHS["lenet"]())
+    value = next(iter(model.graph.initializers.values()))
+    value.const_value = ir.Tensor(np.zeros(value.shape.numpy(), np.float32), name=value.name)
+    alive = weakref.ref(value.const_value)
+    gc.disable()
+    try:
+        drop_weights(model)
+        assert alive() is None
+    finally:
+        gc.enable()

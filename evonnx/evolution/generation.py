@@ -234,6 +234,7 @@ def make_offspring(setting: Setting, generation: int, home: Nest, watch: Stopwat
     )
     with watch.timing("load"):
         refuse_new_warnings(graph, model.name, setting.warnings_ancestor)
+        give_back_memory()
         network = network_of(graph, str(model), setting.options.input_shapes)
         resources = count(replace(network, stored_bytes=stored_bytes(model, graph)))
     with watch.timing(EVALUATE):
