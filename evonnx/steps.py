@@ -124,6 +124,7 @@ def compact_file(
             return detach(load_network(masked, input_shapes).model), detach(load_model(target))
 
         proof = prove_pair(models, plan, kept, input_shapes=shapes, seed=seed, threads=threads)
+        give_back_memory()
     require(proof)
     return WrittenRemoval(plan, lineage, proof)
 

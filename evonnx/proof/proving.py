@@ -326,9 +326,11 @@ class _Pair:
         inputs = [self._feed(shapes, rng, scale) for scale in padded]
         reference, others = (run_session(self.plain, feeds, names) for feeds in (inputs[0], inputs[1]))
         for number, feeds in enumerate(inputs[: len(scales)]):
-            if number:
-                following = run_session(self.plain, feeds, names) if number > 1 else others
-                reference, others = following, reference
+            if number == 1:
+                reference, others = others, reference
+            elif number:
+                others = reference  # what was before is let go of while the model runs
+                reference = run_session(self.plain, feeds, names)
             got = run_session(self.compact, feeds, names)
             nudge = rng.spawn(1)[0]
             samples: list[Mapping[str, Array]] = []
@@ -342,6 +344,7 @@ class _Pair:
                         samples.append(run_session(session, nudged_inputs(feeds, nudge), names))
                     own.append(one.kept(samples[len(own)][one.name]))
                 enter(tallies[one.name], reading, own, got[one.name], redrawn)
+            del got, samples
 
 
 def _compare_as_stored(pair: _Pair, shapes: Shapes, seed: int) -> tuple[str, str]:
