@@ -6,12 +6,17 @@ import contextlib
 import os
 from pathlib import Path
 
+Buffer = bytes | memoryview
 PARTIAL = ".partial-"
 """What the names of unfinished files and folders begin with."""
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, *data: Buffer) -> None:
     """Write beside, flush to disk, rename: readers see the old file or the new one, never a part.
+
+    Args:
+        path: where.
+        data: chunks of the content, in order.
 
     Raises:
         OSError: it cannot be written; what was there before is untouched.
@@ -19,7 +24,7 @@ def write_whole(path: Path, data: bytes) -> None:
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
         with partial.open("wb") as file:
-            file.write(data)
+            file.writelines(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -17,6 +17,7 @@ import numpy as np
 
 from evonnx.errors import TaskError
 from evonnx.network import Array
+from evonnx.onnx_io import Detached
 from evonnx.sessions import (
     CPU,
     InputSpec,
@@ -53,7 +54,7 @@ class Score:
 
 
 def evaluate(
-    model_path: str | Path,
+    model_path: str | Path | Detached,
     task: Task,
     split: Split = "test",
     *,
@@ -65,7 +66,7 @@ def evaluate(
     """Score a model file on one split of a task.
 
     Args:
-        model_path: the ONNX file.
+        model_path: the ONNX file, or a model in memory that no file is written of.
         task: data and metric; its inputs are matched to the graph's by name, or simply where both have one.
         split: which examples.
         threads: onnxruntime's threads; None: all cores of this process.
@@ -98,12 +99,13 @@ def evaluate(
         return run_session(session, feeds, outputs)
 
     step = batch_size or default_batch(specs)
+    label = "the model" if isinstance(model_path, Detached) else str(model_path)
     seen = [0]
     with ThreadPoolExecutor(workers if parallel else 1) as pool:
 
         def results() -> Iterator[tuple[Batch, Mapping[str, Array]]]:
             for batch in task.batches(split, step):
-                feeds = feeds_of(batch, specs, str(model_path))
+                feeds = feeds_of(batch, specs, label)
                 seen[0] += batch.size
                 if fixed is None:
                     yield batch, run(feeds)

@@ -168,7 +168,12 @@ class Parent:
             slices = over_taps(quantity(block))
             group = layer.group_of(block.rows)
             starts = np.flatnonzero(np.diff(group, prepend=-1))
-            columns = np.add.reduceat(slices, starts, axis=0) if layer.columns is not None else slices[:0]
+            if layer.columns is None:
+                columns = slices[:0]
+            elif len(starts) == 1:
+                columns = slices.sum(axis=0, keepdims=True)
+            else:
+                columns = np.add.reduceat(slices, starts, axis=0)
             return slice(int(group[0]), int(group[-1]) + 1), slices.sum(axis=1), columns
 
         for groups, sums, columns in self.map(name, both):

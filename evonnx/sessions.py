@@ -8,6 +8,7 @@ knows, whether or not the machine has them); here that is a `ProviderError`.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import os
 import re
@@ -23,6 +24,7 @@ import numpy as np
 
 from evonnx.errors import ModelError, ProviderError
 from evonnx.network import Array
+from evonnx.onnx_io import Detached
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -70,26 +72,29 @@ def default_threads() -> int:
 
 
 def make_session(
-    model: str | os.PathLike[str] | bytes,
+    model: str | os.PathLike[str] | bytes | Detached,
     *,
     threads: int | None = None,
     providers: str | Sequence[str] = (CPU,),
     optimize: bool = True,
     quiet: bool = True,
     spinning: bool = False,
+    arena: bool = True,
     profile_prefix: str | None = None,
     provider_options: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Any:
     """An `onnxruntime.InferenceSession` that runs where it was asked to, or an error.
 
     Args:
-        model: a file, or a serialised model.
+        model: a file, a serialised model, or one whose weights stand beside it, which are then not
+            serialised, and without optimisations not copied either.
         threads: intra-op threads (inter-op is 1); None: `default_threads()`.
         providers: "auto", "cpu", "cuda", "tensorrt", or onnxruntime's own names in order of preference. The
             first one must truly run; the rest take the nodes it does not know.
         optimize: False turns every graph optimisation off.
         quiet: keep onnxruntime's warnings from stderr; see `load_warnings` to read them.
         spinning: let worker threads spin during a run: lower latency, but they burn cores that others need.
+        arena: keep memory from run to run, some of it never used; without, a run takes what it needs.
         profile_prefix: profile every run into a file whose path starts so; `end_profiling` ends and names it.
         provider_options: onnxruntime's options by provider, for those that are among `providers`.
 
@@ -105,6 +110,7 @@ def make_session(
     options.inter_op_num_threads = 1
     options.log_severity_level = 4 if quiet else 2
     options.use_deterministic_compute = True
+    options.enable_cpu_mem_arena = arena
     options.graph_optimization_level = (
         ort.GraphOptimizationLevel.ORT_ENABLE_ALL if optimize else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     )
@@ -116,15 +122,37 @@ def make_session(
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
-    source: str | bytes = model if isinstance(model, bytes) else os.fspath(model)
-    label = "the model" if isinstance(model, bytes) else f"{source!s}"
+    source: str | bytes
+    if isinstance(model, Detached):
+        source, weights = model.proto.SerializeToString(), _shared(ort, model.arrays)
+        options.add_external_initializers(list(weights), list(weights.values()))
+        if not optimize:  # nothing is made of the weights, so they can be used where they are
+            for name, value in weights.items():
+                options.add_initializer(name, value)
+    else:
+        source, weights = model if isinstance(model, bytes) else os.fspath(model), {}
+    label = f"{source!s}" if isinstance(source, str) else "the model"
     given = [dict((provider_options or {}).get(name, {})) for name in wanted]
     if wanted[0] == CPU:
         session = _create(ort, source, options, wanted, given, label)
     else:
         session = _create_on_device(ort, source, options, wanted, given, label)
     session.disable_fallback()
+    session.evonnx_weights = weights  # onnxruntime reads them where they are, and does not keep them
     return session
+
+
+def _shared(ort: Any, arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """onnxruntime's values over the memory of arrays, not copies of it."""
+    return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+
+
+def give_back_memory() -> None:
+    """Have the C library return what was freed: making a session takes twice the model for a moment, and
+    glibc keeps that. Nothing happens where there is no glibc."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _create(
@@ -268,7 +296,7 @@ def run_session(
     return dict(zip(names, values, strict=True))
 
 
-def load_warnings(model: str | os.PathLike[str] | bytes) -> list[str]:
+def load_warnings(model: str | os.PathLike[str] | bytes | Detached) -> list[str]:
     """What onnxruntime warns about while it loads a model on the CPU, without times and source lines.
 
     The C++ logger writes to file descriptor 2, so that is what is captured. Not for use beside other

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from evonnx.compaction import Compacted, Plan, apply_plan, plan_compaction
 from evonnx.dependency import analyse
 from evonnx.errors import ModelError
-from evonnx.network import Network
-from evonnx.onnx_io import check_file, save_model
-from evonnx.proof import Proof, prove, require
+from evonnx.network import Network, load_network
+from evonnx.onnx_io import Detached, check_detached, check_file, detach, drop_weights, load_model, save_model
+from evonnx.proof import Proof, prove, prove_pair, require
+from evonnx.sessions import give_back_memory
 
 Timing = Callable[[str], AbstractContextManager[object]]
 """Called with the name of a stage; what it gives is entered while the stage lasts."""
@@ -65,6 +67,68 @@ def compact(
     return Removal(plan, compacted, proof)
 
 
+@dataclass(frozen=True)
+class WrittenRemoval:
+    """A compact model in its file, with what is known of it."""
+
+    plan: Plan
+    lineage: Mapping[tuple[str, int], NDArray[np.int64]]
+    proof: Proof
+
+
+def compact_file(
+    masked: Path,
+    target: Path,
+    parent: Path,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    align: int = 1,
+    seed: int = 0,
+    threads: int | None = None,
+    timing: Timing = untimed,
+) -> WrittenRemoval:
+    """As `compact`, from file to file: of both models no more is in memory than the proof needs.
+
+    Args:
+        masked: file of a model whose dead synapses are zero.
+        target: file to write, before it is proven; the caller drops it where this raises.
+        parent: the file it descends from, see `write_checked`.
+        input_shapes: concrete shapes of inputs with symbolic dimensions.
+        align: keep channel counts at multiples of this.
+        seed: of the proof's random inputs.
+        threads: of onnxruntime, for the proof.
+        timing: is told of the stages "load", "compact", "save" and "prove".
+
+    Raises:
+        ModelError: the masked model cannot be read, or the compact one written.
+        ProofError: they differ, or the proof has no power.
+    """
+    with timing("load"):
+        network = load_network(masked, input_shapes)
+    with timing("compact"):
+        plan = plan_compaction(network, analyse(network), align=align)
+        compacted = apply_plan(network, plan)
+    with timing("save"):
+        write_checked(compacted.model, target, parent)
+    with timing("prove"):
+        shapes = network.input_shapes or None
+        kept, lineage = compacted.kept, compacted.lineage
+        at_hand = [(detach(network.model), detach(compacted.model))]
+        for done in (network.model, compacted.model):
+            drop_weights(done)
+        give_back_memory()
+
+        def models() -> tuple[Detached, Detached]:
+            if at_hand:
+                return at_hand.pop()
+            return detach(load_network(masked, input_shapes).model), detach(load_model(target))
+
+        proof = prove_pair(models, plan, kept, input_shapes=shapes, seed=seed, threads=threads)
+        give_back_memory()
+    require(proof)
+    return WrittenRemoval(plan, lineage, proof)
+
+
 def write_checked(model: ir.Model, path: str | Path, parent: str | Path) -> None:
     """Write a model that passes the ONNX checker and shape inference where its parent does, or nothing.
 
@@ -76,23 +140,14 @@ def write_checked(model: ir.Model, path: str | Path, parent: str | Path) -> None
     Raises:
         ModelError: it fails where its parent does not, or the place cannot be written.
     """
-    path = Path(path)
-    try:
-        # Checked as a file, in the target's own folder: that is where it must fit.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".evonnx-") as folder:
-            draft = Path(folder) / path.name
-            save_model(model, draft)
-            _check_like(draft, parent)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ModelError(f"Cannot write {path}: {reason}. Choose another output path.") from error
+    _check_like(model, Path(path), parent)
     save_model(model, path)
 
 
-def _check_like(draft: Path, parent: str | Path) -> None:
-    """The parent is checked only where the draft fails, which is rare: checking a large file takes long."""
+def _check_like(model: ir.Model, path: Path, parent: str | Path) -> None:
+    """The parent is checked only where the model fails, which is rare: checking a large file takes long."""
     try:
-        check_file(draft)
+        check_detached(detach(model), str(path))
     except ModelError:
         try:
             check_file(parent)

@@ -10,7 +10,7 @@ from removal_support import KINDS, network, random_masks, reread
 from evonnx.dependency import analyse, close
 from evonnx.dependency.coupling import NOT_ZEROED
 from evonnx.masking import apply_masks, closed_masks
-from evonnx.masks import live_masks
+from evonnx.masks import PackedMasks, live_masks
 from evonnx.onnx_io import initializer_arrays, to_bytes
 
 
@@ -62,3 +62,13 @@ def test_what_a_masked_file_holds_is_what_was_closed(kind: str) -> None:
     found = live_masks(reread(apply_masks(net, coupling, masks), net))
     for name, mask in closed_masks(net, coupling, masks).items():
         np.testing.assert_array_equal(found[name], mask)
+
+
+def test_packed_masks_are_the_same_at_a_bit_per_synapse() -> None:
+    rng = np.random.default_rng(0)
+    masks = {"a": rng.random((3, 5, 7)) < 0.5, "b": rng.random(16) < 0.5, "none": np.zeros((0, 3), np.bool_)}
+    packed = PackedMasks.of(masks)
+    assert sum(bits.nbytes for bits in packed.bits.values()) == 14 + 2
+    for name, mask in packed.unpack().items():
+        assert mask.dtype == np.bool_
+        np.testing.assert_array_equal(mask, masks[name])

@@ -20,6 +20,8 @@ from evonnx.errors import ModelError
 from evonnx.network import load_network
 from evonnx.onnx_io import files as onnx_io
 from evonnx.onnx_io import versions as onnx_versions
+from evonnx.onnx_io.standard import check_file
+from evonnx.onnx_io.tensors import tensors_of
 
 Edit = Callable[[onnx.ModelProto], None]
 
@@ -40,7 +42,7 @@ def test_a_loaded_and_saved_model_is_the_same_model(name, graph_file, tmp_path):
     onnx.save(before, path)
     out = tmp_path / "out.onnx"
     onnx_io.save_model(onnx_io.load_model(path), out)
-    onnx_io.check_file(out)
+    check_file(out)
     after = onnx.load(out)
     for field in ("input", "output", "initializer", "value_info"):
         assert list(getattr(after.graph, field)) == list(getattr(before.graph, field)), field
@@ -80,7 +82,7 @@ def test_value_info_of_the_user_is_kept_and_none_is_added(tmp_path):
 def test_a_large_file_reads_the_same(name, graph_file, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_io, "_OWN_FROM_BYTES", 0)
     model = onnx_io.load_model(graph_file(name))
-    kinds = {type(tensor) for tensor in onnx_io._tensors(model)}
+    kinds = {type(tensor) for tensor in tensors_of(model)}
     assert kinds == {ir.Tensor}
     onnx_io.save_model(model, tmp_path / "out.onnx")
     monkeypatch.undo()
@@ -92,10 +94,10 @@ def test_real_files_round_trip(shared_data, tmp_path):
     files = sorted((shared_data / "onnx").glob("*.onnx"))
     assert files
     for file in files:
-        onnx_io.check_file(file)
+        check_file(file)
         out = tmp_path / file.name
         onnx_io.save_model(onnx_io.load_model(file), out)
-        onnx_io.check_file(out)
+        check_file(out)
         before, after = onnx.load(file), onnx.load(out)
         assert list(after.graph.initializer) == list(before.graph.initializer)
         assert {v.name for v in after.graph.value_info} == {v.name for v in before.graph.value_info}
@@ -283,7 +285,7 @@ def test_check_file_refuses_what_the_standard_refuses(tmp_path):
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 6
     onnx.save(model, tmp_path / "wrong.onnx")
     with pytest.raises(ModelError, match=r"wrong\.onnx fails the ONNX checker"):
-        onnx_io.check_file(tmp_path / "wrong.onnx")
+        check_file(tmp_path / "wrong.onnx")
 
 
 # -------------------------------------------------------------------------------------------- external data
@@ -379,7 +381,7 @@ def test_set_array_changes_one_constant_of_a_clone_only(name, graph_file, tmp_pa
     tensor = next(n for n, a in before.items() if a.ndim > 1)
     onnx_io.set_array(clone, tensor, np.zeros_like(before[tensor]))
     onnx_io.save_model(clone, tmp_path / "out.onnx")
-    onnx_io.check_file(tmp_path / "out.onnx")
+    check_file(tmp_path / "out.onnx")
     after = onnx_io.initializer_arrays(onnx_io.load_model(tmp_path / "out.onnx"))
     assert not np.any(after.pop(tensor))
     for other, array in after.items():

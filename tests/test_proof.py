@@ -19,6 +19,7 @@ from evonnx.dependency import analyse
 from evonnx.errors import ProofError
 from evonnx.masking import apply_masks
 from evonnx.network import load_network, network_of
+from evonnx.onnx_io import Detached
 from evonnx.proof import Proof, prove, require
 from evonnx.proof.copies import Compared
 from evonnx.proof.inputs import feed, first_sizes, second_sizes
@@ -240,7 +241,10 @@ INTEGERS = f"""{HEAD} g (float[1, 9] x) => (int64[1, 3] i, float[1, 3] v) <int64
         (INTEGERS.replace("v, i = TopK(x, k)", "w, i = TopK(x, k) v = Neg(w)"), "'v'.* differs by"),
         (INTEGERS.replace("v, i = TopK(x, k)", "w, i = TopK(x, k) v = Log(w)"), "not finite at the same"),
         (INTEGERS.replace(", float[1, 3] v", ""), r"has the graph outputs \['i'\] instead of \['i', 'v'\]"),
-        (INTEGERS.replace("v, i = TopK(x, k)", "v, i = TopK(x, q)"), "can't be compared: onnxruntime"),
+        (
+            INTEGERS.replace("v, i = TopK(x, k)", "v, i = TopK(x, q)"),
+            "can't be compared: The model",
+        ),
     ],
 )
 def test_outputs_are_compared_by_kind(other: str | None, reason: str) -> None:
@@ -272,7 +276,7 @@ def test_a_failed_record_is_json_too() -> None:
 @pytest.mark.parametrize("name", ["fp16", "bfloat16", "fp16_cast"])
 def test_float32_copies_compute_the_same(name: str) -> None:
     model = GRAPHS[name]()
-    copy = float32_copy(model)
+    copy = float32_copy(Detached(model)).proto
     assert is_low_precision(model)
     assert not is_low_precision(copy)
     assert model.SerializeToString() == GRAPHS[name]().SerializeToString()
@@ -295,7 +299,7 @@ def test_float32_copies_compute_the_same(name: str) -> None:
 def test_a_single_precision_model_needs_no_copy() -> None:
     model = GRAPHS["lenet"]()
     assert not is_low_precision(model)
-    assert float32_copy(model) == model
+    assert float32_copy(Detached(model)).proto == model
 
 
 def _spec(name: str, *shape: int | str | None) -> InputSpec:

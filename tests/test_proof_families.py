@@ -12,6 +12,7 @@ from faults import case_from, faults
 
 from evonnx.compaction import Compacted, Plan
 from evonnx.network import network_of
+from evonnx.onnx_io import Detached
 from evonnx.proof import Proof, prove
 from evonnx.proof.calibration import calibration, needs_calibration
 from evonnx.proof.copies import Compared, compared_tensors, redraw, unreactive
@@ -96,7 +97,7 @@ def test_what_integers_are_is_read_from_the_graph() -> None:
 
 def test_sizes_do_not_react_and_neither_does_what_is_made_of_them() -> None:
     model = DEEP["class_token"]()
-    still = unreactive(model)
+    still = unreactive(Detached(model))
     made = {node.output[0]: node.op_type for node in model.graph.node}
     assert {made[name] for name in still & set(made)} >= {"Shape", "Range", "Sin", "MatMul", "Expand"}
     assert "y" not in still
@@ -105,7 +106,7 @@ def test_sizes_do_not_react_and_neither_does_what_is_made_of_them() -> None:
 def test_calibration_brings_every_layer_to_one_level() -> None:
     model = DEEP["attention_with_batch_norm"]()
     tensors, _ = compared_tensors(model, model, {})
-    redrawn = redraw(model, model, Plan(), np.random.default_rng(0))
+    redrawn = redraw(Detached(model), Detached(model), Plan(), np.random.default_rng(0))
     levels = {one.name: 1e4 for one in tensors}
     assert needs_calibration(levels)
     assert not needs_calibration(dict.fromkeys(levels, 3.0))

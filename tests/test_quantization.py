@@ -19,7 +19,7 @@ from evonnx.dependency import analyse
 from evonnx.masking import apply_masks
 from evonnx.masks import live_masks
 from evonnx.network import Network, network_of
-from evonnx.onnx_io import set_array, stored_parameters, to_bytes
+from evonnx.onnx_io import Detached, set_array, stored_parameters, to_bytes
 from evonnx.proof import prove
 from evonnx.proof.dequantizing import dequantized_copy, is_quantized
 from evonnx.resources import count
@@ -224,7 +224,7 @@ def test_faults_in_quantised_cuts_are_caught(of: str) -> None:
 
 def test_the_copy_without_quantisation_computes_about_the_same() -> None:
     model = quantized(GRAPHS["residual_folded"](), np.uint8, True)
-    copy = dequantized_copy(model)
+    copy = dequantized_copy(Detached(model)).proto
     assert is_quantized(model)
     assert not is_quantized(copy)
     assert {node.op_type for node in copy.graph.node}.isdisjoint({"QuantizeLinear", "DequantizeLinear"})
@@ -248,7 +248,7 @@ INTEGER_ARITHMETIC = """<ir_version: 8, opset_import: ["" : 13]>
 
 def test_integers_that_are_computed_with_stay() -> None:
     text = INTEGER_ARITHMETIC.replace("uint8 z = {7}", "uint8 z = {7}, int64[2] shape = {1, 4}")
-    copy = dequantized_copy(onnx.parser.parse_model(text))
+    copy = dequantized_copy(Detached(onnx.parser.parse_model(text))).proto
     kinds = {node.output[0]: node.op_type for node in copy.graph.node}
     assert {name for name, kind in kinds.items() if kind == "Clip"} == {"q", "f"}
     assert kinds["g"] == "Identity"

@@ -37,7 +37,7 @@ def test_a_stage_that_fails_is_timed_too():
 def test_the_benchmark_takes_medians_over_generations():
     rows = [
         {
-            "stage_seconds": {"encode": cost, "other": 1.0},
+            "stage_seconds": {"encode": cost, "other": 0.75, "pilot": 0.25},
             "overhead_seconds": cost + 1,
             "retrain_seconds": 8 * (cost + 1),
             "evaluate_seconds": cost + 1,
@@ -48,4 +48,8 @@ def test_the_benchmark_takes_medians_over_generations():
     by_stage = dict(zip(overhead.STAGES, cells[1:], strict=False))
     assert (by_stage["encode"], by_stage["prove"], by_stage["other"]) == ("2.00", "0.00", "1.00")
     assert cells[0] == "net"
-    assert cells[-2:] == ["3.00", "10.0%"]
+    assert cells[-3:] == ["3.00", "10.0%", ""]
+
+
+def test_the_worst_stage_is_named_beside_the_file():
+    assert overhead.worst({"load": 2**20, "prove": 3 * 2**20}, 2**19) == "3 MiB, 6.0x (prove)"

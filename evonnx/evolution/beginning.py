@@ -16,7 +16,8 @@ from evonnx.environment import EnvironmentFactor, LatencyBudget, WidthFactor
 from evonnx.environment.widths import widths_refused
 from evonnx.errors import RunError
 from evonnx.evolution.budgeting import budgeting_of, factors_of
-from evonnx.evolution.generation import Setting, figures
+from evonnx.evolution.figures import figures
+from evonnx.evolution.generation import Setting
 from evonnx.evolution.judging import Judge, check_examples
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.pacing import Pacing
@@ -44,7 +45,6 @@ class Case:
 
     model: Path
     """The ancestor."""
-    network: Network
     task: Task
     task_file: Path | None
     how_found: str
@@ -59,8 +59,11 @@ class Case:
     recovery_epochs: int
 
 
-def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> Case:
+def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> tuple[Case, Network]:
     """Read the model and the task, and decide what options and task file leave open.
+
+    Returns:
+        All but the ancestor itself, which a run need not keep in memory; and the ancestor.
 
     Raises:
         EvonnxError: anything is wrong with them, or there is nothing to evolve.
@@ -79,9 +82,8 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> C
         recovery_epochs = int(defaults.get("recovery_epochs", DEFAULT_RECOVERY_EPOCHS))
     encoding = _encoding(options)
     decided = replace(options, threads=options.threads or default_threads())
-    return Case(
+    case = Case(
         model=model,
-        network=network,
         task=the_task,
         task_file=find_task_file(model, task),
         how_found=how_found,
@@ -93,6 +95,7 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> C
         training=_training_budget(decided, defaults),
         recovery_epochs=recovery_epochs,
     )
+    return case, network
 
 
 def _factors(options: EvolveOptions, encoding: Encoding, network: Network) -> dict[str, EnvironmentFactor]:
@@ -134,9 +137,9 @@ def _training_budget(options: EvolveOptions, defaults: dict[str, Any]) -> Traini
     return TrainingBudget(**{**known, **{name: value for name, value in given.items() if value is not None}})
 
 
-def choose(case: Case, observer: Observer) -> dict[str, Any]:
+def choose(case: Case, network: Network, observer: Observer) -> dict[str, Any]:
     """What depends on the machine, recorded so that a resumed run repeats it."""
-    network, encoding, threads = case.network, case.encoding, case.timing_threads
+    encoding, threads = case.encoding, case.timing_threads
     coupling = analyse(network)
     choices: dict[str, Any] = {"align": case.options.pressure.align}
     if choices["align"] is None:
@@ -156,6 +159,7 @@ def timings_of(case: Case, choices: dict[str, Any], save: Callable[[], None]) ->
 
 def setting_of(
     case: Case,
+    network: Network,
     choices: dict[str, Any],
     observer: Observer,
     save: Callable[[], None],
@@ -165,19 +169,20 @@ def setting_of(
 
     Args:
         case: what the user gave.
+        network: the ancestor.
         choices: from `choose`; further choices by the clock are added.
         observer: hears of progress.
         save: keeps `choices` on disk.
         checkpoints: folder of the adapter's.
     """
-    pacing = _pacing(case, choices, save)
+    pacing = _pacing(case, network, choices, save)
     factors = dict(case.factors)
     if pacing is not None:
         factors["latency"] = latency_budget(choices["latency"])
     budgeting = budgeting_of(
         case.options.pressure,
         case.options.generations,
-        case.network,
+        network,
         factors,
         None if pacing is None else pacing.ancestor_ms,
     )
@@ -200,7 +205,7 @@ def setting_of(
             checkpoints,
         ),
         training=case.training,
-        ancestor=count(case.network),
+        ancestor=count(network),
         score_ancestor=reported.value,
         details_ancestor=dict(reported.details),
         score_validation_ancestor=judge.validation(case.model),
@@ -212,20 +217,20 @@ def setting_of(
     )
 
 
-def _pacing(case: Case, choices: dict[str, Any], save: Callable[[], None]) -> Pacing | None:
+def _pacing(case: Case, network: Network, choices: dict[str, Any], save: Callable[[], None]) -> Pacing | None:
     """Where latency is budgeted."""
     record = choices.get("latency")
     if record is None:
         return None
     corrections = record.setdefault("corrections", {})
-    return Pacing(case.network, case.model, record["ancestor_ms"], case.timing_threads, corrections, save)
+    return Pacing(network, case.model, record["ancestor_ms"], case.timing_threads, corrections, save)
 
 
 def first_record(
-    case: Case, configuration: dict[str, Any], choices: dict[str, Any], setting: Setting
+    case: Case, network: Network, configuration: dict[str, Any], choices: dict[str, Any], setting: Setting
 ) -> dict[str, Any]:
     """run.json before the first generation."""
-    task, network = case.task, case.network
+    task = case.task
     no_test = ["There is no test data: the score reported is the validation score."]
     return {
         "configuration": configuration,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from evonnx.adapter import TrainingBudget
 from evonnx.clusters import find_clusters
@@ -16,6 +17,7 @@ from evonnx.dependency import Coupling, analyse
 from evonnx.environment import Budget
 from evonnx.errors import ModelError
 from evonnx.evolution.budgeting import Budgeting
+from evonnx.evolution.figures import figures
 from evonnx.evolution.judging import Judge, score_columns
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.pacing import Pacing
@@ -25,9 +27,10 @@ from evonnx.evolution.stopwatch import EVALUATE, RETRAIN, Stopwatch
 from evonnx.evolution.timings import Timings
 from evonnx.genome import Encoding, encode, needs_gradients
 from evonnx.masking import apply_masks
-from evonnx.masks import Masks
-from evonnx.network import Array, Network, load_network
-from evonnx.onnx_io import save_model
+from evonnx.masks import PackedMasks
+from evonnx.network import Array, Network, load_network, network_of
+from evonnx.onnx_io import detach, drop_weights, load_model, stored_bytes
+from evonnx.proof import Proof
 from evonnx.resources import Resources, count
 from evonnx.run_store import (
     COMPACT_FILE,
@@ -40,8 +43,8 @@ from evonnx.run_store import (
     save_masks,
     write_json,
 )
-from evonnx.sessions import load_warnings
-from evonnx.steps import Removal, compact, write_checked
+from evonnx.sessions import give_back_memory, load_warnings
+from evonnx.steps import WrittenRemoval, compact_file, write_checked
 from evonnx.synthesis import Sample, Solution, rounds, sample, solve
 
 
@@ -89,12 +92,38 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Offspring:
-    """A compact, retrained candidate that waits in its own folder for selection."""
+class Drawn:
+    """A sample that may be chosen."""
+
+    sample: Sample
+    """Without its masks."""
+    masks: PackedMasks
+
+    @classmethod
+    def of(cls, sample: Sample) -> Drawn:
+        """Masks of 16 samples would take as much memory as four models."""
+        return cls(replace(sample, masks={}), PackedMasks.of(sample.masks))
+
+
+@dataclass(frozen=True)
+class Nest:
+    """Where an offspring grows up: a folder with its masked model, nothing removed yet."""
 
     folder: Path
     sample: Sample
-    removal: Removal
+    """Without its masks."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class Offspring:
+    """A compact, retrained candidate that waits in its own folder for selection; its weights are there."""
+
+    folder: Path
+    sample: Sample
+    proof: Proof
+    notes: tuple[str, ...]
+    """Of its removal."""
     resources: Resources
     training: dict[str, Any]
     score_validation: float
@@ -117,7 +146,7 @@ class Brood:
     watch: Stopwatch
 
 
-def screen(brood: Brood, samples: list[Sample], folder: Path) -> list[int]:
+def screen(brood: Brood, samples: list[Drawn]) -> list[int]:
     """Order samples by validation score without retraining, fittest first; ties keep their order.
 
     With one sample there is nothing to choose, and nothing is evaluated.
@@ -125,78 +154,98 @@ def screen(brood: Brood, samples: list[Sample], folder: Path) -> list[int]:
     if len(samples) == 1:
         return [0]
     setting = brood.setting
-    candidate = folder / "screen.onnx"
     fitness: list[float] = []
     for index, one in enumerate(samples):
         setting.observer.stage(brood.generation, f"screening {index + 1}/{len(samples)}")
         with brood.watch.timing("screen"):
-            save_model(apply_masks(brood.network, brood.coupling, one.masks), candidate)
+            candidate = detach(apply_masks(brood.network, brood.coupling, one.masks.unpack()))
         with brood.watch.timing(EVALUATE):
             score = setting.judge.validation(candidate)
         fitness.append(score if setting.judge.metric.higher_is_better else -score)
-    candidate.unlink()
     return sorted(range(len(samples)), key=lambda index: -fitness[index])
 
 
-def remove_physically(brood: Brood, masks: Masks, folder: Path, seed: int) -> Removal:
-    """Write masked and compact offspring, proven equal.
+def nest(brood: Brood, one: Drawn, folder: Path, seed: int) -> Nest:
+    """Write the masked offspring and its masks into a new folder."""
+    folder.mkdir()
+    with brood.watch.timing("mask"):
+        masks = one.masks.unpack()
+        model = apply_masks(brood.network, brood.coupling, masks)
+    with brood.watch.timing("save"):
+        write_checked(model, folder / MASKED_FILE, brood.setting.trainer.ancestor)
+        save_masks(folder / MASKS_FILE, masks)
+    drop_weights(model)
+    return Nest(folder, one.sample, seed)
+
+
+def remove_physically(setting: Setting, home: Nest, watch: Stopwatch) -> WrittenRemoval:
+    """Write the compact offspring, proven equal to the masked one.
 
     Raises:
         ProofError: they differ, or the proof has no power.
     """
-    setting, timing = brood.setting, brood.watch.timing
-    ancestor = setting.trainer.ancestor
-    with timing("mask"):
-        model = apply_masks(brood.network, brood.coupling, masks)
-    with timing("save"):
-        write_checked(model, folder / MASKED_FILE, ancestor)
-    with timing("load"):
-        masked = load_network(folder / MASKED_FILE, setting.options.input_shapes)
-    # Samples of whole channels come in multiples already; others can only be padded.
-    padding = 1 if rounds(setting.encoding) else setting.align
-    removal = compact(masked, align=padding, seed=seed, threads=setting.options.threads, timing=timing)
-    with timing("save"):
-        write_checked(removal.compacted.model, folder / COMPACT_FILE, ancestor)
+    removal = compact_file(
+        home.folder / MASKED_FILE,
+        home.folder / COMPACT_FILE,
+        setting.trainer.ancestor,
+        input_shapes=setting.options.input_shapes,
+        # Samples of whole channels come in multiples already; others can only be padded.
+        align=1 if rounds(setting.encoding) else setting.align,
+        seed=home.seed,
+        threads=setting.options.threads,
+        timing=watch.timing,
+    )
+    with watch.timing("save"):
+        save_lineage(home.folder / LINEAGE_FILE, removal.lineage)
     return removal
 
 
-def refuse_new_warnings(model: Path, known: frozenset[str]) -> None:
+def refuse_new_warnings(model: ir.Model, name: str, known: frozenset[str]) -> None:
     """Hold an offspring to its ancestor's silence.
 
     Raises:
         ModelError: onnxruntime warns where the ancestor did not.
     """
-    new = [line for line in load_warnings(model) if line not in known]
+    new = [line for line in load_warnings(detach(model)) if line not in known]
     if new:
         raise ModelError(
-            f"onnxruntime warns about {model.name} where it did not about the ancestor: {new[0]} "
+            f"onnxruntime warns about {name} where it did not about the ancestor: {new[0]} "
             "This is a fault of evonnx; please report it with the model."
         )
 
 
-def make_offspring(brood: Brood, one: Sample, folder: Path, seed: int) -> Offspring:
-    """Remove, prove, retrain and score one sampled offspring in `folder`."""
-    setting, generation, observer = brood.setting, brood.generation, brood.setting.observer
+def make_offspring(setting: Setting, generation: int, home: Nest, watch: Stopwatch) -> Offspring:
+    """Remove, prove, retrain and score one masked offspring."""
+    observer = setting.observer
     observer.stage(generation, "removing and proving")
-    removal = remove_physically(brood, one.masks, folder, seed)
-    with brood.watch.timing("save"):
-        save_masks(folder / MASKS_FILE, one.masks)
-        save_lineage(folder / LINEAGE_FILE, removal.compacted.lineage)
-    model = folder / COMPACT_FILE
+    removal = remove_physically(setting, home, watch)
+    model = home.folder / COMPACT_FILE
+    with watch.timing("load"):
+        graph = load_model(model)
     observer.stage(generation, "retraining")
-    with brood.watch.timing(RETRAIN):
-        training = setting.trainer.retrain(
-            model, model, setting.training, seed, lambda news: observer.training(generation, news)
-        )
-    refuse_new_warnings(model, setting.warnings_ancestor)
-    with brood.watch.timing(EVALUATE):
+    training = setting.trainer.retrain(
+        model,
+        model,
+        setting.training,
+        home.seed,
+        lambda news: observer.training(generation, news),
+        watch.timing,
+        graph,
+    )
+    with watch.timing("load"):
+        refuse_new_warnings(graph, model.name, setting.warnings_ancestor)
+        give_back_memory()
+        network = network_of(graph, str(model), setting.options.input_shapes)
+        resources = count(replace(network, stored_bytes=stored_bytes(model, graph)))
+    with watch.timing(EVALUATE):
         validation = setting.judge.validation(model)
-    network = load_network(model, setting.options.input_shapes)
     measured = sizes(setting.budgeting.leading, network, model)
-    return Offspring(folder, one, removal, count(network), training, validation, measured)
+    return Offspring(
+        home.folder, home.sample, removal.proof, removal.plan.notes, resources, training, validation, measured
+    )
 
 
-def draw(brood: Brood, seeds: np.random.SeedSequence) -> tuple[Solution, list[Sample]]:
+def draw(brood: Brood, seeds: np.random.SeedSequence) -> tuple[Solution, list[Drawn]]:
     """Encode the parent, solve the environment once, and sample what will be screened.
 
     Raises:
@@ -225,27 +274,56 @@ def draw(brood: Brood, seeds: np.random.SeedSequence) -> tuple[Solution, list[Sa
                 solution, brood.generation, lambda one: sample(one, np.random.default_rng(children[0]))
             )
     with brood.watch.timing("sample"):
-        return solution, [sample(solution, np.random.default_rng(child)) for child in children]
+        return solution, [Drawn.of(sample(solution, np.random.default_rng(child))) for child in children]
 
 
-def rear(
-    brood: Brood, samples: list[Sample], seeds: np.random.SeedSequence, folder: Path
-) -> Iterator[Offspring]:
-    """Make offspring of the fittest samples, each in a folder of its own."""
-    order = screen(brood, samples, folder)
-    for number, child in enumerate(seeds.spawn(brood.setting.options.selection.offspring)):
-        nest = folder / f"candidate-{number}"
-        nest.mkdir()
-        yield make_offspring(brood, samples[order[number]], nest, int(child.generate_state(1)[0]))
+def beget(
+    setting: Setting,
+    generation: int,
+    parent: Parent,
+    seeds: np.random.SeedSequence,
+    folder: Path,
+    watch: Stopwatch,
+) -> tuple[Solution, list[Nest]]:
+    """Sample a parent's offspring and write the fittest, each in a nest of its own, masked.
+
+    The parent's weights are in memory until this returns, and no longer: the solution tells of bounds then,
+    and cannot be drawn from.
+    """
+    with watch.timing("load"):
+        network = load_network(parent.model, setting.options.input_shapes)
+    budgets = setting.budgeting.bounds(network, generation)
+    sampling, training = seeds.spawn(2)
+    sensitivities = None
+    if needs_gradients(setting.encoding):
+        setting.observer.stage(generation, "measuring gradients")
+        seed = int(sampling.generate_state(1)[0])
+        with watch.timing(RETRAIN):
+            sensitivities = setting.trainer.sensitivities(network, parent.model, setting.training, seed)
+    with watch.timing("analyse"):
+        coupling = analyse(network)
+    brood = Brood(setting, generation, network, coupling, budgets, sensitivities, watch)
+    solution, samples = draw(brood, sampling)
+    order = screen(brood, samples)
+    children = training.spawn(setting.options.selection.offspring)
+    nests = [
+        nest(brood, samples[order[number]], folder / f"candidate-{number}", int(child.generate_state(1)[0]))
+        for number, child in enumerate(children)
+    ]
+    drop_weights(network.model)
+    give_back_memory()
+    return solution, nests
 
 
-def select(brood: Brood, offspring: list[Offspring], folder: Path) -> tuple[Offspring, dict[str, Any] | None]:
+def select(
+    setting: Setting, generation: int, offspring: list[Offspring], folder: Path
+) -> tuple[Offspring, dict[str, Any] | None]:
     """Keep the files of the fittest, and drop the others'.
 
     Returns:
         The fittest, and for the row why it was chosen; None where it was the only one.
     """
-    setting, options = brood.setting, brood.setting.options
+    options = setting.options
     metric, examples = setting.judge.metric, setting.judge.task.size("validation")
     candidates = [
         Candidate(f"offspring {number}", one.folder / COMPACT_FILE, one.score_validation, one.sizes)
@@ -254,7 +332,7 @@ def select(brood: Brood, offspring: list[Offspring], folder: Path) -> tuple[Offs
     best = (max if metric.higher_is_better else min)(one.score for one in candidates)
     # All generations together can't give away more than the accuracy bound.
     equal = tolerance(metric, best, examples, options.max_drop / options.generations)
-    choice = fittest(candidates, metric, setting.within, equal, setting.timings, str(brood.generation))
+    choice = fittest(candidates, metric, setting.within, equal, setting.timings, str(generation))
     chosen = offspring[choice.index]
     for file in chosen.folder.iterdir():
         file.rename(folder / file.name)
@@ -277,23 +355,10 @@ def make_generation(
     """
     options, watch = setting.options, Stopwatch()
     setting.observer.stage(generation, "sampling")
-    with watch.timing("load"):
-        network = load_network(parents[0].model, options.input_shapes)
-    budgets = setting.budgeting.bounds(network, generation)
-    sampling, training = seeds.spawn(2)
-    sensitivities = None
-    if needs_gradients(setting.encoding):
-        setting.observer.stage(generation, "measuring gradients")
-        seed = int(sampling.generate_state(1)[0])
-        with watch.timing(RETRAIN):
-            sensitivities = setting.trainer.sensitivities(network, parents[0].model, setting.training, seed)
-    with watch.timing("analyse"):
-        coupling = analyse(network)
-    brood = Brood(setting, generation, network, coupling, budgets, sensitivities, watch)
-    solution, samples = draw(brood, sampling)
-    reared = list(rear(brood, samples, training, folder))
+    solution, nests = beget(setting, generation, parents[0], seeds, folder, watch)
+    grown = [make_offspring(setting, generation, home, watch) for home in nests]
     with watch.timing("select"):
-        best, selection = select(brood, reared, folder)
+        best, selection = select(setting, generation, grown, folder)
     with watch.timing(EVALUATE):
         score = setting.judge.reported(folder / COMPACT_FILE)
     latency = None
@@ -310,7 +375,7 @@ def make_generation(
         **score_columns(score),
         "score_ancestor": setting.score_ancestor,
         "score_validation": best.score_validation,
-        "proof": best.removal.proof.to_json(),
+        "proof": best.proof.to_json(),
         "budget": solution.budget.share,
         "budget_factor": solution.factor.name,
         "achieved": best.sample.achieved_share,
@@ -321,11 +386,11 @@ def make_generation(
             for bound, share in zip(solution.bounds, best.sample.achieved, strict=True)
         ],
         "alignment": reached.to_json() if (reached := best.sample.alignment) else None,
-        "screened": len(samples),
+        "screened": max(options.selection.screen, options.selection.offspring),
         **({"latency": latency} if latency else {}),
         "selection": selection,
         "training": best.training,
-        "notes": [*best.sample.notes, *best.removal.plan.notes, *best.training["notes"]],
+        "notes": [*best.sample.notes, *best.notes, *best.training["notes"]],
         "retrain_seconds": watch.seconds[RETRAIN],
         "evaluate_seconds": watch.seconds[EVALUATE],
         "overhead_seconds": sum(stages.values()),
@@ -333,37 +398,3 @@ def make_generation(
     }
     write_json(folder / METRICS_FILE, row)
     return row
-
-
-def figures(resources: Resources, ancestor: Resources, file_bytes: int) -> dict[str, Any]:
-    """Sizes of a model beside the ancestor's (design: section 2); efficiencies are ancestor's / model's."""
-    by_name = {layer.name: layer for layer in resources.layers}
-    layers: list[dict[str, Any]] = []
-    for before in ancestor.layers:
-        now = by_name.get(before.name)
-        layers.append(
-            {
-                "name": before.name,
-                "op_type": before.op_type,
-                "synapses": now.synapses if now else 0,
-                "synapses_ancestor": before.synapses,
-                "kernels": now.kernels if now else 0,
-                "kernels_ancestor": before.kernels,
-                "filters": now.filters if now else 0,
-                "filters_ancestor": before.filters,
-            }
-        )
-    return {
-        "synapses": resources.synapses,
-        "synapses_ancestor": ancestor.synapses,
-        "architectural_efficiency": ancestor.synapses / max(resources.synapses, 1),
-        "kernels": resources.kernels,
-        "kernels_ancestor": ancestor.kernels,
-        "cluster_efficiency": ancestor.kernels / resources.kernels if resources.kernels else None,
-        "filters": resources.filters,
-        "filters_ancestor": ancestor.filters,
-        "parameters": resources.parameters,
-        "macs": resources.macs,
-        "bytes": file_bytes,
-        "layers": layers,
-    }

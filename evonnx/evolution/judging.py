@@ -8,6 +8,7 @@ from typing import Any
 
 from evonnx.errors import TaskError
 from evonnx.evaluation import Score, evaluate
+from evonnx.onnx_io import Detached
 from evonnx.task import Metric, Split, Task
 
 
@@ -23,8 +24,8 @@ class Judge:
         """What scores mean."""
         return self.task.metric
 
-    def validation(self, model: Path) -> float:
-        """The score every choice is made by."""
+    def validation(self, model: Path | Detached) -> float:
+        """The score every choice is made by; of a file, or of a model in memory."""
         return evaluate(model, self.task, "validation", threads=self.threads).value
 
     def reported(self, model: Path) -> Score:

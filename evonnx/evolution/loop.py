@@ -68,16 +68,17 @@ def evolve(
         seed=options.seed if seed is None else seed,
     )
     folder = _run_folder(Path(model), out, resume)
-    case = read_case(Path(model), task, options)
+    case, network = read_case(Path(model), task, options)
     store, configuration = _open(case, folder, resume)
     try:
         if isinstance(case.task, NeedsAncestor):
             case.task.bind_ancestor(str(case.model))
-        choices = store.read_run().get("choices") or choose(case, observer)
+        choices = store.read_run().get("choices") or choose(case, network, observer)
         setting = setting_of(
-            case, choices, observer, lambda: store.record_choices(choices), store.checkpoints
+            case, network, choices, observer, lambda: store.record_choices(choices), store.checkpoints
         )
-        record = first_record(case, configuration, choices, setting)
+        record = first_record(case, network, configuration, choices, setting)
+        del network  # its weights are read again where they are needed
         store.write_run(record)
         title = f"{case.model.name}: {case.task.describe()}"
         observer.started(title, case.options.generations, record["notes"])

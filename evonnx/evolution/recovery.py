@@ -7,7 +7,8 @@ import time
 from typing import Any
 
 from evonnx.adapter import TrainingBudget
-from evonnx.evolution.generation import Setting, figures
+from evonnx.evolution.figures import figures
+from evonnx.evolution.generation import Setting
 from evonnx.evolution.judging import score_columns
 from evonnx.evolution.selection import Candidate, Choice, is_time, sizes, smallest
 from evonnx.network import load_network

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from evonnx.adapter import (
     Adapter,
     MeasuresSensitivities,
@@ -17,10 +19,11 @@ from evonnx.adapter import (
     check_sensitivities,
 )
 from evonnx.errors import AdapterError
+from evonnx.evolution.stopwatch import RETRAIN
 from evonnx.masks import live_masks
 from evonnx.network import Array, Network, network_of
 from evonnx.onnx_io import initializer_arrays, load_model, set_array
-from evonnx.steps import write_checked
+from evonnx.steps import Timing, untimed, write_checked
 from evonnx.task import Task
 
 
@@ -42,8 +45,19 @@ class Trainer:
         budget: TrainingBudget,
         seed: int,
         progress: Callable[[Progress], None],
+        timing: Timing = untimed,
+        graph: ir.Model | None = None,
     ) -> dict[str, Any]:
         """Retrain the model at `model` and write it, graph unchanged, to `output`.
+
+        Args:
+            model: the file.
+            output: another, or the same.
+            budget: how long.
+            seed: of the adapter's random choices.
+            progress: is told how the training goes.
+            timing: is told of the stages "load", "retrain" (what the adapter does) and "save".
+            graph: what `model` holds, where it is in memory; it gets the new weights. None: it is read.
 
         Returns:
             {"history": [{"epoch", "loss", "learning_rate"}], "notes": [str]} for the generation's metrics.
@@ -51,26 +65,28 @@ class Trainer:
         Raises:
             AdapterError: the adapter failed or broke its contract; nothing is written.
         """
-        graph = load_model(model)
-        network = network_of(graph, str(model))
-        masks = live_masks(network)
-        result = self.adapter.retrain(
-            RetrainRequest(
-                model=model,
-                masks=masks,
-                task=self.task,
-                budget=budget,
-                seed=seed,
-                ancestor=self.ancestor,
-                progress=progress,
-                options=self.options,
-                checkpoint=self._checkpoint(seed),
+        with timing("load"):
+            graph = load_model(model) if graph is None else graph
+            masks = live_masks(network_of(graph, str(model)))
+        with timing(RETRAIN):
+            result = self.adapter.retrain(
+                RetrainRequest(
+                    model=model,
+                    masks=masks,
+                    task=self.task,
+                    budget=budget,
+                    seed=seed,
+                    ancestor=self.ancestor,
+                    progress=progress,
+                    options=self.options,
+                    checkpoint=self._checkpoint(seed),
+                )
             )
-        )
-        check_result(initializer_arrays(graph), masks, result, self.adapter.name)
-        for name, array in result.weights.items():
-            set_array(graph, name, array)
-        write_checked(graph, output, self.ancestor)
+        with timing("save"):
+            check_result(initializer_arrays(graph), masks, result, self.adapter.name)
+            for name, array in result.weights.items():
+                set_array(graph, name, array)
+            write_checked(graph, output, self.ancestor)
         history = [
             {"epoch": record.epoch, "loss": record.loss, "learning_rate": record.learning_rate}
             for record in result.history

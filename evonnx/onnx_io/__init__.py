@@ -1,7 +1,7 @@
 """Files in and out: an ONNX file becomes a checked model, a model a file renamed into place."""
 
+from evonnx.onnx_io.detached import Detached, detach
 from evonnx.onnx_io.files import (
-    check_file,
     constant_tensor,
     constant_values,
     find_constant,
@@ -16,12 +16,18 @@ from evonnx.onnx_io.files import (
     subgraphs,
     to_bytes,
 )
+from evonnx.onnx_io.standard import check_detached, check_file
+from evonnx.onnx_io.tensors import drop_weights
 from evonnx.onnx_io.versions import newest_supported
 
 __all__ = [
+    "Detached",
+    "check_detached",
     "check_file",
     "constant_tensor",
     "constant_values",
+    "detach",
+    "drop_weights",
     "find_constant",
     "initializer_arrays",
     "load_model",

@@ -7,27 +7,30 @@ every refusal is a `ModelError` naming the file. Weights in external files stay 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from evonnx.durable import write_whole
 from evonnx.errors import ModelError
 from evonnx.onnx_io.checks import check_proto
+from evonnx.onnx_io.detached import detach
+from evonnx.onnx_io.message import VALUE_INFO, last_line, proto_of
+from evonnx.onnx_io.tensors import graphs_of, is_external, is_string, replace_tensors, tensors_of
 from evonnx.onnx_io.versions import DEFAULT_DOMAINS, check_versions
+from evonnx.onnx_io.wire import chunks
 
 _EXTERNAL_FROM_BYTES = 1_500_000_000
 """Above this, weights go beside the file: a protobuf message ends at 2 GB."""
+_MESSAGE_BYTES = 1 << 31
 _OWN_FROM_BYTES = 1 << 26
 """Above this, tensors are taken out of the parsed message, which copies them each time they are looked at."""
 _USUAL_TENSORS = (ir.Tensor, ir.serde.TensorProtoTensor)
-_VALUE_INFO = "evonnx.value_info"
-"""Marks (in `ir.Value.meta`, never in a file) an initializer whose value_info the user wrote."""
 
 
 def load_model(path: str | os.PathLike[str]) -> ir.Model:
@@ -47,14 +50,14 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir raises many kinds; all of them mean that the file is unusable
         raise ModelError(
-            f"{file} cannot be read as an ONNX model: {_last_line(error)}. Export it again."
+            f"{file} cannot be read as an ONNX model: {last_line(error)}. Export it again."
         ) from error
     ir.external_data.set_base_dir(model.graph, file.absolute().parent)
     for function in model.functions.values():
         ir.external_data.set_base_dir(function.graph, file.absolute().parent)
     _mark_value_info(model, proto)
     if file.stat().st_size > _OWN_FROM_BYTES:  # the message itself would be serialised to tell
-        _replace_tensors(model, (ir.serde.TensorProtoTensor,))
+        replace_tensors(model, (ir.serde.TensorProtoTensor,))
     return model
 
 
@@ -71,13 +74,13 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
     try:
         if _data_bytes(model) > _EXTERNAL_FROM_BYTES:
             model = model.clone()
-            _replace_tensors(model, (ir.ExternalTensor,), where=lambda value: value is None)
+            replace_tensors(model, (ir.ExternalTensor,), where=lambda value: value is None)
             ir.external_data.unload_from_model(
                 model, file.absolute().parent, f"{file.name}.data", size_threshold_bytes=1024
             )
-            write_whole(file, _serialize(model))
+            write_whole(file, proto_of(model).SerializeToString(deterministic=True))
         else:
-            write_whole(file, to_bytes(model))
+            write_whole(file, *chunks(detach(model)))
     except OSError as error:
         reason = error.strerror or str(error)
         raise ModelError(
@@ -91,25 +94,10 @@ def to_bytes(model: ir.Model) -> bytes:
     Raises:
         ModelError: the model exceeds the 2 GB of a protobuf message.
     """
-    if any(map(_external, _tensors(model))):
-        model = model.clone()
-        _replace_tensors(model, (ir.ExternalTensor,))
-    return _serialize(model)
-
-
-def check_file(path: str | os.PathLike[str]) -> None:
-    """Hold a file to the ONNX standard: the full checker, which includes strict shape and type inference.
-
-    Some real models fail this as given and still run; compare an offspring's verdict with its ancestor's.
-
-    Raises:
-        ModelError: the checker or shape inference refuses the file.
-    """
-    file = Path(path)
-    try:
-        onnx.checker.check_model(os.fspath(file), full_check=True)
-    except Exception as error:  # ValidationError, InferenceError, DecodeError, OSError: all are verdicts here
-        raise ModelError(f"{file} fails the ONNX checker: {_first_line(error)}.") from error
+    data = chunks(detach(model))
+    if sum(map(len, data)) >= _MESSAGE_BYTES:
+        raise ModelError("The model exceeds the 2 GB of one ONNX message; save it to a file.")
+    return b"".join(data)
 
 
 def model_label(node: ir.Node) -> str:
@@ -162,7 +150,7 @@ def constant_values(model: ir.Model) -> Iterator[tuple[str, ir.Value, ir.TensorP
 
 def initializer_arrays(model: ir.Model) -> dict[str, NDArray[np.generic]]:
     """Every constant of the main graph by tensor name, initializer or Constant node, as stored."""
-    return {name: tensor.numpy() for name, _, tensor in constant_values(model) if not _is_string(tensor)}
+    return {name: tensor.numpy() for name, _, tensor in constant_values(model) if not is_string(tensor)}
 
 
 def set_array(model: ir.Model, name: str, array: NDArray[np.generic]) -> None:
@@ -221,20 +209,20 @@ def stored_parameters(model: ir.Model) -> int:
     """
     dequantized = {
         id(constant_tensor(node.inputs[0]))
-        for graph in _graphs(model)
+        for graph in graphs_of(model)
         for node in graph
         if node.op_type == "DequantizeLinear"
     }
     return sum(
         tensor.size
-        for tensor in _tensors(model)
+        for tensor in tensors_of(model)
         if tensor.dtype.is_floating_point() or id(tensor) in dequantized
     )
 
 
 def stored_bytes(path: str | os.PathLike[str], model: ir.Model) -> int:
     """Size of a model's file and of its tensors in external files."""
-    outside = sum(tensor.nbytes for tensor in _tensors(model) if _external(tensor))
+    outside = sum(tensor.nbytes for tensor in tensors_of(model) if is_external(tensor))
     return Path(path).stat().st_size + outside
 
 
@@ -266,105 +254,8 @@ def _mark_value_info(model: ir.Model, proto: onnx.ModelProto) -> None:
     declared = {info.name for info in proto.graph.value_info}
     for name, value in model.graph.initializers.items():
         if name in declared:
-            value.meta[_VALUE_INFO] = True
-
-
-def _replace_tensors(
-    model: ir.Model, kinds: tuple[type, ...], where: Callable[[ir.Value | None], bool] = lambda _: True
-) -> None:
-    """Arrays instead of tensors of some kinds, in place: they then depend on no message and no other file.
-
-    Args:
-        model: its initializers and attributes are looked at, in subgraphs and functions too.
-        kinds: classes of the tensors to replace.
-        where: which initializers; called with None for a tensor in an attribute.
-    """
-
-    def owned(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        if not isinstance(tensor, kinds) or _is_string(tensor):
-            return tensor
-        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
-
-    for graph in _graphs(model):
-        for value in graph.initializers.values():
-            if value.const_value is not None and where(value):
-                value.const_value = owned(value.const_value)
-        for node in graph:
-            for name, attribute in tuple(node.attributes.items()):
-                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref() and where(None):
-                    node.attributes[name] = ir.AttrTensor(name, owned(attribute.as_tensor()))
-
-
-def _serialize(model: ir.Model) -> bytes:
-    try:
-        data: bytes = _proto_of(model).SerializeToString(deterministic=True)
-    except (EncodeError, ValueError) as error:
-        raise ModelError("The model exceeds the 2 GB of one ONNX message; save it to a file.") from error
-    except ir.serde.SerdeError as error:
-        raise ModelError(f"The model cannot be written as ONNX: {_last_line(error)}.") from error
-    return data
-
-
-def _proto_of(model: ir.Model) -> onnx.ModelProto:
-    proto = ir.to_proto(model)
-    kept = {n for g in model.graphs() for n, v in g.initializers.items() if _VALUE_INFO in v.meta}
-    _drop_added_value_info(proto.graph, kept)
-    return proto
-
-
-def _drop_added_value_info(graph: onnx.GraphProto, kept: set[str]) -> None:
-    """onnx_ir writes value_info for every initializer; keep only what the user's file had."""
-    added = {tensor.name for tensor in graph.initializer} - kept
-    infos = [info for info in graph.value_info if info.name not in added]
-    if len(infos) != len(graph.value_info):
-        del graph.value_info[:]
-        graph.value_info.extend(infos)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                _drop_added_value_info(attribute.g, kept)
-            for subgraph in attribute.graphs:
-                _drop_added_value_info(subgraph, kept)
-
-
-def _graphs(model: ir.Model) -> Iterator[ir.Graph]:
-    """The main graph, all subgraphs, and those of local functions."""
-    yield from model.graphs()
-    for function in model.functions.values():
-        yield function.graph
-        yield from function.graph.subgraphs()
-
-
-def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    for graph in _graphs(model):
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                yield value.const_value
-        for node in graph:
-            for attribute in node.attributes.values():
-                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
-                    yield attribute.as_tensor()
+            value.meta[VALUE_INFO] = True
 
 
 def _data_bytes(model: ir.Model) -> int:
-    return sum(tensor.nbytes for tensor in _tensors(model) if not _is_string(tensor))
-
-
-def _external(tensor: ir.TensorProtocol) -> bool:
-    return isinstance(tensor, ir.ExternalTensor)
-
-
-def _is_string(tensor: ir.TensorProtocol) -> bool:
-    return tensor.dtype == ir.DataType.STRING
-
-
-def _last_line(error: BaseException) -> str:
-    """The innermost cause: onnx_ir wraps errors once per level of nesting."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).rstrip(".")[:300]
+    return sum(tensor.nbytes for tensor in tensors_of(model) if not is_string(tensor))

@@ -1,6 +1,6 @@
 """Copies of masked and compact model that the proof runs: what they show, and what is redrawn in both alike.
 
-All edits are on serialised models, never on the models themselves. A *redrawn* pair has every live weight
+All edits are on detached copies, never on the models themselves. A *redrawn* pair has every live weight
 drawn anew (equal draws in both, carried over by the plan), and activations that map 0 to 0 replaced by
 Identity. Exact removals stay exact under that, for zeros stay zeros; but no channel can hide behind a ReLU
 that happens to be off, behind a weight too small to matter, or behind a twin with equal values.
@@ -8,16 +8,18 @@ that happens to be off, behind a weight too small to matter, or behind a twin wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
 
 from evonnx.compaction import Plan
 from evonnx.network import Array
+from evonnx.onnx_io import Detached
+from evonnx.proof.constants import Tensors
 
 Indices = NDArray[np.int64]
 Axes = int | tuple[int, ...]
@@ -89,40 +91,6 @@ class Compared:
         return array
 
 
-class Tensors:
-    """The constants of a serialised model's main graph, by name."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._protos = {tensor.name: tensor for tensor in model.graph.initializer}
-        for node in model.graph.node:
-            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-                self._protos[node.output[0]] = node.attribute[0].t
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._protos
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._protos)
-
-    def is_float(self, name: str) -> bool:
-        """Whether a constant holds float32 or float64 values."""
-        return self._protos[name].data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """A constant's shape."""
-        return tuple(self._protos[name].dims)
-
-    def get(self, name: str) -> Array:
-        """A constant's values."""
-        return numpy_helper.to_array(self._protos[name])
-
-    def set(self, name: str, values: Array) -> None:
-        """Write a constant's values."""
-        proto = self._protos[name]
-        label = proto.name
-        proto.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), label))
-
-
 def compared_tensors(
     masked: onnx.ModelProto, compact: onnx.ModelProto, kept: Kept
 ) -> tuple[list[Compared], list[str]]:
@@ -181,9 +149,9 @@ class Path:
 class _Relayouts:
     """Traces operands of one model back to constants."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: Detached) -> None:
         self.tensors = Tensors(model)
-        self._producers = {name: node for node in model.graph.node for name in node.output}
+        self._producers = {name: node for node in model.proto.graph.node for name in node.output}
 
     def trace(self, name: str) -> Path | None:
         steps = []
@@ -267,9 +235,7 @@ class Redrawn:
     """By output of a layer, redrawn constants: 0, what scales it; 1, a mean that follows its input."""
 
 
-def redraw(
-    masked: onnx.ModelProto, compact: onnx.ModelProto, plan: Plan, rng: np.random.Generator
-) -> Redrawn:
+def redraw(masked: Detached, compact: Detached, plan: Plan, rng: np.random.Generator) -> Redrawn:
     """Turn a pair into a redrawn one, in place: see the top of the file.
 
     Weights become normal with variance 1 / (live inputs of an output), so that signals neither fade nor
@@ -302,12 +268,12 @@ def redraw(
     return Redrawn(tuple(unlike), scaled_by)
 
 
-def layer_constants(model: onnx.ModelProto) -> list[str]:
+def layer_constants(model: Detached) -> list[str]:
     """Floating-point constants that contractions and norms read, each once."""
     return list(dict.fromkeys(one.path.source for one in _operands(model, set())))
 
 
-def rescale(masked: onnx.ModelProto, compact: onnx.ModelProto, factors: Mapping[str, float]) -> None:
+def rescale(masked: Detached, compact: Detached, factors: Mapping[str, float]) -> None:
     """Multiply constants in both models, in place."""
     for tensors in (Tensors(masked), Tensors(compact)):
         for name, factor in factors.items():
@@ -328,10 +294,10 @@ class _Operand:
     """0: the layer's output is proportional to it; 1: it belongs to the level of the layer's input."""
 
 
-def _operands(model: onnx.ModelProto, cut: set[str]) -> Iterator[_Operand]:
+def _operands(model: Detached, cut: set[str]) -> Iterator[_Operand]:
     """Constants that contractions and norms read, and those that are `cut` and added or multiplied."""
     relayouts = _Relayouts(model)
-    for node in model.graph.node:
+    for node in model.proto.graph.node:
         vector = _VECTOR_ROLES.get(node.op_type, ())
         for operand, (role, name) in enumerate(
             zip(_ROLES.get(node.op_type, vector), node.input, strict=False)
@@ -351,22 +317,27 @@ def _operands(model: onnx.ModelProto, cut: set[str]) -> Iterator[_Operand]:
 
 
 def _draw(role: str, values: Array, outputs: int, rng: np.random.Generator) -> Array:
-    live = np.not_equal(values, 0)
+    """Values of a role, in the dtype given (float32 or float64); zeros stay."""
+    dead = np.equal(values, 0)
+    drawn: Array
     if role == "weight":
-        drawn = rng.standard_normal(values.shape) * np.sqrt(outputs / max(1, int(live.sum())))
+        live = max(1, dead.size - int(np.count_nonzero(dead)))
+        drawn = np.asarray(rng.standard_normal(values.shape, "d" if values.dtype.itemsize == 8 else "f"))
+        np.multiply(drawn, math.sqrt(outputs / live), out=drawn)
     elif role == "shift":
-        drawn = _SHIFT * rng.standard_normal(values.shape)
-    elif role == "scale":
-        drawn = rng.uniform(0.5, 2, values.shape) * rng.choice([-1.0, 1.0], values.shape)
+        drawn = np.asarray(_SHIFT * rng.standard_normal(values.shape))
     else:
-        drawn = rng.uniform(0.5, 2, values.shape)
-    return np.where(live, drawn, 0).astype(values.dtype)
+        drawn = np.asarray(rng.uniform(0.5, 2, values.shape))
+        if role == "scale":
+            drawn = drawn * rng.choice([-1.0, 1.0], values.shape)
+    drawn[dead] = 0
+    return drawn.astype(values.dtype, copy=False)
 
 
-def _linearise(model: onnx.ModelProto) -> None:
+def _linearise(model: Detached) -> None:
     """Activations that map 0 to 0, and clips around 0, become Identity."""
     tensors = Tensors(model)
-    for node in model.graph.node:
+    for node in model.proto.graph.node:
         if node.domain in ("", "ai.onnx") and (
             node.op_type in _ZERO_TO_ZERO or (node.op_type == "Clip" and _clips_around_zero(node, tensors))
         ):
@@ -385,12 +356,12 @@ def _clips_around_zero(node: onnx.NodeProto, tensors: Tensors) -> bool:
     return bool(limits.get("min", -1.0) <= 0 <= limits.get("max", 1.0))
 
 
-def unreactive(model: onnx.ModelProto) -> set[str]:
+def unreactive(model: Detached) -> set[str]:
     """Tensors that can't depend on the inputs: made of constants alone, or behind all-zero weights."""
     tensors = Tensors(model)
     still = set(tensors)
     relayouts = _Relayouts(model)
-    for node in model.graph.node:
+    for node in model.proto.graph.node:
         inputs = [name for name in node.input if name and node.op_type not in ("Shape", "Size")]
         closed = all(name in still for name in inputs) and not any(
             attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)

@@ -12,6 +12,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from evonnx.onnx_io import Detached
+from evonnx.proof.constants import Tensors
+
 _CARRIERS = (
     "Reshape",
     "Transpose",
@@ -39,19 +42,13 @@ def is_quantized(model: onnx.ModelProto) -> bool:
     return any(node.op_type == "DequantizeLinear" for node in model.graph.node)
 
 
-def dequantized_copy(model: onnx.ModelProto) -> onnx.ModelProto:
+def dequantized_copy(model: Detached) -> Detached:
     """See the top of the file; a QuantizeLinear whose integers are computed with stays as it is."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    graph = copy.graph
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    stored |= {
-        node.output[0]: node.attribute[0].t
-        for node in graph.node
-        if node.op_type == "Constant" and node.attribute[0].name == "value"
-    }
+    copy = model.copy()
+    graph = copy.proto.graph
+    stored = Tensors(copy)
     opened = _opened(graph)
-    numbers: dict[str, tuple[TensorProto, np.ndarray]] = {}
+    numbers: dict[str, np.ndarray] = {}
     limits: dict[str, tuple[float, float] | None] = {}
     for node in graph.node:
         if node.op_type == "QuantizeLinear" and node.output[0] in opened:
@@ -61,13 +58,13 @@ def dequantized_copy(model: onnx.ModelProto) -> onnx.ModelProto:
         elif node.op_type == "DequantizeLinear" and node.input[0] in stored:
             values = _dequantize(node, stored)
             if values is not None:
-                numbers[node.input[0]] = stored[node.input[0]], values
+                numbers[node.input[0]] = values
                 _identity(node)
     for name, pair in limits.items():
         for side, limit in zip(("lowest", "highest"), pair or (), strict=False):
             graph.initializer.append(numpy_helper.from_array(np.asarray(limit, np.float32), f"{name}_{side}"))
-    for tensor, values in numbers.values():
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for name, values in numbers.items():
+        stored.set(name, values)
     for value in (*graph.input, *graph.output):
         if value.name in opened or value.name in numbers:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
@@ -101,9 +98,9 @@ def _passes(node: onnx.NodeProto, candidates: set[str]) -> bool:
     return node.op_type in _CARRIERS and all(name in candidates for name in (*data, *node.output) if name)
 
 
-def _clip(node: onnx.NodeProto, stored: dict[str, TensorProto]) -> tuple[float, float] | None:
+def _clip(node: onnx.NodeProto, stored: Tensors) -> tuple[float, float] | None:
     """Turn a QuantizeLinear into a Clip, whose limits are returned; into an Identity where they vary."""
-    parameters = [numpy_helper.to_array(stored[name]) for name in node.input[1:] if name in stored]
+    parameters = [stored.get(name) for name in node.input[1:] if name in stored]
     if len(parameters) != 2 or any(one.size != 1 for one in parameters):
         _identity(node)
         return None
@@ -111,7 +108,7 @@ def _clip(node: onnx.NodeProto, stored: dict[str, TensorProto]) -> tuple[float, 
     _identity(node)
     node.op_type = "Clip"
     node.input.extend([f"{node.output[0]}_lowest", f"{node.output[0]}_highest"])
-    range_ = np.iinfo(parameters[1].dtype)
+    range_ = np.iinfo(str(parameters[1].dtype))
     return (int(range_.min) - zero) * scale, (int(range_.max) - zero) * scale
 
 
@@ -121,13 +118,13 @@ def _identity(node: onnx.NodeProto) -> None:
     del node.attribute[:]
 
 
-def _dequantize(node: onnx.NodeProto, stored: dict[str, TensorProto]) -> np.ndarray | None:
+def _dequantize(node: onnx.NodeProto, stored: Tensors) -> np.ndarray | None:
     """The numbers behind a DequantizeLinear of a constant; None where its parameters are not constants."""
     if any(name and name not in stored for name in node.input):
         return None
     attributes = {attribute.name: attribute.i for attribute in node.attribute}
-    integers = numpy_helper.to_array(stored[node.input[0]])
-    parameters = [numpy_helper.to_array(stored[name]) for name in node.input[1:] if name]
+    integers = stored.get(node.input[0])
+    parameters = [stored.get(name) for name in node.input[1:] if name]
     if attributes.get("block_size"):
         axis, size = attributes.get("axis", 1), attributes["block_size"]
         parameters = [

@@ -13,6 +13,7 @@ no input moves by a hundred times what is allowed shows nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
@@ -101,46 +102,63 @@ class Reading:
         self.tolerance = tolerance
         self.is_float = want.dtype.kind == "f"
         self.finite = np.isfinite(want) if self.is_float else np.ones(want.shape, dtype=np.bool_)
+        self.all_finite = bool(self.finite.all())
+        self._latest: tuple[Array, list[Floats]] | None = None
 
     @cached_property
     def sizes(self) -> list[Floats]:
         """Largest magnitudes: see `_levels`."""
-        return _levels(np.where(self.finite, self.want, 0))
+        return _levels(np.abs(self.want if self.all_finite else np.where(self.finite, self.want, 0)))
 
     @cached_property
     def moves(self) -> list[Floats]:
         """How far another input takes the slices."""
         if self.other is None:
             return self.sizes
-        both = self.finite & np.isfinite(self.other)
-        return _levels(np.subtract(self.want, self.other, where=both, out=np.zeros_like(self.want)))
+        both = np.isfinite(self.other)
+        return self._apart(self.other, None if self.all_finite and both.all() else self.finite & both)
 
-    def gap(self, got: Array) -> Floats:
-        """Absolute differences, 0 where the masked model's value is not finite."""
-        return np.abs(np.subtract(got, self.want, where=self.finite, out=np.zeros_like(self.want)))
+    def gaps(self, got: Array) -> list[Floats]:
+        """Largest absolute differences: see `_levels`; 0 where the masked model's value is not finite."""
+        if self._latest is None or self._latest[0] is not got:
+            self._latest = got, self._apart(got, None if self.all_finite else self.finite)
+        return self._latest[1]
+
+    def _apart(self, one: Array, where: NDArray[np.bool_] | None) -> list[Floats]:
+        out: Array = np.zeros_like(self.want)
+        np.subtract(one, self.want, out=out, where=True if where is None else where)
+        return _levels(np.abs(out, out=out))
 
     def noise(self, own: Sequence[Array]) -> list[Floats]:
         """The largest change by slice that the masked model's other results show."""
-        found = [_levels(self.gap(one)) for one in own if one.shape == self.want.shape]
+        where = None if self.all_finite else self.finite
+        found = [self._apart(one, where) for one in own if one.shape == self.want.shape]
         return [reduce(np.maximum, levels) for levels in zip(*found, strict=True)]
 
-    def allowed(self, own: Sequence[Array]) -> list[Floats]:
-        """Differences that are allowed: of the whole tensor, and by slice."""
+    @cached_property
+    def _allowed(self) -> list[Floats]:
+        """Differences that are allowed where the masked model's own results are steady."""
         rounding = [_ROUNDING * size for size in self.sizes]
         scales = [
             # What does not move at all (a class token) is judged on what it is.
             np.where(move > small, np.minimum(move, size), size)
             for move, size, small in zip(self.moves, self.sizes, rounding, strict=True)
         ]
-        noise = self.noise(own) or [np.zeros_like(size) for size in self.sizes]
         return [
-            self.tolerance * scale + small + _LAST_BIT * self.sizes[0] + NOISE_FACTOR * own_change
-            for scale, small, own_change in zip(scales, rounding, noise, strict=True)
+            self.tolerance * scale + small + _LAST_BIT * self.sizes[0]
+            for scale, small in zip(scales, rounding, strict=True)
         ]
+
+    def allowed(self, own: Sequence[Array]) -> list[Floats]:
+        """Differences that are allowed: of the whole tensor, and by slice."""
+        noise = self.noise(own)
+        if not noise:
+            return self._allowed
+        return [base + NOISE_FACTOR * change for base, change in zip(self._allowed, noise, strict=True)]
 
     def agrees(self, got: Array, own: Sequence[Array]) -> bool:
         """Whether another result is the same, given what the masked model's own may change by."""
-        if self.want.shape != got.shape or not self.is_float or not self.finite.all():
+        if self.want.shape != got.shape or not self.is_float or not self.all_finite:
             return bool(np.array_equal(self.want, got, equal_nan=self.is_float))
         return bool(self.excess(got, own) <= 1)
 
@@ -158,25 +176,44 @@ class Reading:
 
     def excess(self, got: Array, own: Sequence[Array]) -> float:
         """The largest difference as a multiple of what is allowed where it is."""
-        allowed, gap = self.allowed(own), self.gap(got)
-        if gap.max(initial=0.0) <= min(float(one.min()) for one in allowed):
-            return 0.0
-        limit = reduce(np.minimum, allowed)
+        pairs = list(zip(self.gaps(got), self.allowed(own), strict=True))
         with np.errstate(over="ignore"):
-            share = np.divide(gap, limit, where=gap > 0, out=np.zeros_like(gap))
-        return float(share.max(initial=0.0))
+            shares = [
+                np.divide(gap, limit, where=~(gap <= 0), out=np.zeros_like(gap)) for gap, limit in pairs
+            ]
+        # A slice's largest difference is what exceeds its limit most.
+        return float(max(float(share.max()) for share in shares))
 
 
-def _levels(array: Floats) -> list[Floats]:
-    """Largest magnitudes of the whole tensor and of its slices across every axis, where these have enough
-    elements; each broadcasts to the tensor."""
-    array = np.abs(array)
-    axes = tuple(range(array.ndim))
-    found = [array.max(initial=0.0, keepdims=True)]
-    for axis in axes:
-        if array.size >= _ENOUGH * array.shape[axis] > 0 and array.shape[axis] > 1:
-            found.append(array.max(axis=axes[:axis] + axes[axis + 1 :], keepdims=True))
-    return found
+def _levels(magnitudes: Floats) -> list[Floats]:
+    """The largest of the whole tensor and of its slices across every axis, where these have enough elements;
+    each broadcasts to the tensor. At least one entry, [0] for an empty tensor."""
+    rank, size = magnitudes.ndim, magnitudes.size
+    whole = np.full([1] * rank, magnitudes.max(initial=0.0), magnitudes.dtype)
+    if not size or not rank:
+        return [whole]
+    return [
+        whole,
+        *(
+            largest.reshape([-1 if other == axis else 1 for other in range(rank)])
+            for axis, largest in enumerate(_by_axis(magnitudes))
+            if largest.size > 1 and size >= _ENOUGH * largest.size
+        ),
+    ]
+
+
+def _by_axis(array: Floats) -> list[Floats]:
+    """The largest of every slice, axis by axis. Halves of the axes are reduced at once: going through a large
+    tensor axis by axis takes several times as long."""
+    shape = array.shape
+    if len(shape) == 1:
+        return [array]
+    cut = min(range(1, len(shape)), key=lambda at: max(math.prod(shape[:at]), math.prod(shape[at:])))
+    flat = array.reshape(math.prod(shape[:cut]), -1)
+    return [
+        *_by_axis(flat.max(axis=1).reshape(shape[:cut])),
+        *_by_axis(flat.max(axis=0).reshape(shape[cut:])),
+    ]
 
 
 def enter(tally: Tally, reading: Reading, own: Sequence[Array], got: Array, redrawn: bool) -> None:
@@ -207,19 +244,19 @@ def enter(tally: Tally, reading: Reading, own: Sequence[Array], got: Array, redr
             share = float(np.mean(want != got))
             fault(share, f"differs in {share:.1%} of its elements")
         return
-    if not _alike_where_not_finite(want, got, finite):
-        if all(_alike_where_not_finite(want, other, finite) for other in own):
+    if not _alike_where_not_finite(reading, got):
+        if all(_alike_where_not_finite(reading, other) for other in own):
             fault(float("inf"), "is not finite at the same places")
         return
     largest = float(reading.sizes[0].max())
-    difference = float(reading.gap(got).max(initial=0.0))
+    difference = float(reading.gaps(got)[0].max())
     noise = max((float(level.max()) for level in reading.noise(own)[:1]), default=0.0)
     if (want.size and not finite.any()) or not noise <= _MOST_NOISE * largest:
         return
     tally.seen += 1
     tally.silent[redrawn] &= largest == 0
     tally.seen_redrawn |= redrawn
-    tally.uniform &= bool(want.size == 0 or np.all(want == want.flat[0]))
+    tally.uniform = tally.uniform and bool(want.size == 0 or np.all(want == want.flat[0]))
     relative = difference / largest if largest > 0 else (0.0 if difference == 0 else float("inf"))
     tally.differences[redrawn] = max(tally.differences[redrawn], relative)
     sensitivity, power = reading.reaction(own)
@@ -233,7 +270,10 @@ def enter(tally: Tally, reading: Reading, own: Sequence[Array], got: Array, redr
             tally.unsure = f"it {words}{where}, which is too little to tell a fault from rounding"
 
 
-def _alike_where_not_finite(want: Array, got: Array, finite: NDArray[np.bool_]) -> bool:
+def _alike_where_not_finite(reading: Reading, got: Array) -> bool:
+    if reading.all_finite:
+        return bool(np.isfinite(got).all())
+    want, finite = reading.want, reading.finite
     return bool(np.isfinite(got[finite]).all()) and np.array_equal(
         want[~finite], got[~finite], equal_nan=True
     )

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, TensorProto
+
+from evonnx.onnx_io import Detached
 
 _LOW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
@@ -27,27 +29,26 @@ def is_low_precision(model: onnx.ModelProto) -> bool:
     )
 
 
-def float32_copy(model: onnx.ModelProto) -> onnx.ModelProto:
+def float32_copy(model: Detached) -> Detached:
     """A copy in which every float16 and bfloat16 tensor, type and cast target is float32; others stay."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for graph in _graphs(copy.graph):
+    copy = model.copy()
+    for graph in _graphs(copy.proto.graph):
         for tensor in graph.initializer:
-            _widen(tensor)
+            _widen(copy, tensor)
         for value in (*graph.input, *graph.output, *graph.value_info):
             if value.type.tensor_type.elem_type in _LOW:
                 value.type.tensor_type.elem_type = TensorProto.FLOAT
-        _widen_attributes(graph.node)
-    for function in copy.functions:
-        _widen_attributes(function.node)
+        _widen_attributes(copy, graph.node)
+    for function in copy.proto.functions:
+        _widen_attributes(copy, function.node)
     return copy
 
 
-def _widen_attributes(nodes: Iterator[onnx.NodeProto]) -> None:
+def _widen_attributes(model: Detached, nodes: Iterator[onnx.NodeProto]) -> None:
     for node in nodes:
         for attribute in node.attribute:
             if attribute.type == AttributeProto.TENSOR:
-                _widen(attribute.t)
+                _widen(model, attribute.t)
             elif (
                 attribute.name in _TYPE_ATTRIBUTES
                 and attribute.type == AttributeProto.INT
@@ -56,10 +57,9 @@ def _widen_attributes(nodes: Iterator[onnx.NodeProto]) -> None:
                 attribute.i = TensorProto.FLOAT
 
 
-def _widen(tensor: TensorProto) -> None:
+def _widen(model: Detached, tensor: TensorProto) -> None:
     if tensor.data_type in _LOW:
-        wide = numpy_helper.to_array(tensor).astype(np.float32)
-        tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+        model.set_values(tensor, model.values(tensor).astype(np.float32))
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

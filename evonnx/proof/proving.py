@@ -10,22 +10,21 @@ graph outputs are compared as they are too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
-from evonnx.compaction import Compacted
+from evonnx.compaction import Compacted, Plan
 from evonnx.errors import ModelError, ProofError
 from evonnx.network import Array
-from evonnx.onnx_io import to_bytes
+from evonnx.onnx_io import Detached, detach
 from evonnx.proof.calibration import calibration, is_sensitive, needs_calibration, overflows
-from evonnx.proof.copies import Compared, add_outputs, compared_tensors, redraw, rescale, unreactive
+from evonnx.proof.copies import Compared, Kept, add_outputs, compared_tensors, redraw, rescale, unreactive
 from evonnx.proof.dequantizing import dequantized_copy, is_quantized
-from evonnx.proof.inputs import Shapes, Source, feed, first_sizes, second_sizes, sources_of
+from evonnx.proof.inputs import Shapes, Source, feed, first_sizes, has_dynamic_axes, second_sizes, sources_of
 from evonnx.proof.judging import (
     NOISE_FACTOR,
     Reading,
@@ -37,7 +36,7 @@ from evonnx.proof.judging import (
 )
 from evonnx.proof.precision import float32_copy, is_low_precision
 from evonnx.proof.rounding import STEP_NUDGE, nudged_inputs, nudged_weights
-from evonnx.sessions import input_specs, make_session, run_session
+from evonnx.sessions import give_back_memory, input_specs, make_session, run_session
 
 SCALES = (1.0, 1.0, 0.1, 30.0)
 """Standard deviations of the random inputs; a second size gets the first. Each result is held against the
@@ -116,17 +115,50 @@ def prove(
         tolerance: largest difference allowed, as a share of a tensor's largest value.
         threads: onnxruntime's; None: all cores of this process.
     """
+    return prove_pair(
+        lambda: (detach(masked), detach(compacted.model)),
+        compacted.plan,
+        compacted.kept,
+        input_shapes=input_shapes,
+        seed=seed,
+        tolerance=tolerance,
+        threads=threads,
+    )
+
+
+def prove_pair(
+    models: Callable[[], tuple[Detached, Detached]],
+    plan: Plan,
+    kept: Kept,
+    *,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    tolerance: float = 1e-4,
+    threads: int | None = None,
+) -> Proof:
+    """As `prove`, of models that need not stay in memory: what is redrawn takes the place of what was given.
+
+    Args:
+        models: gives masked and compact model; called anew for every attempt.
+        plan: how the one became the other.
+        kept: indices of the masked model's activations that are left, by (name, axis).
+        input_shapes: see `prove`, as for the others.
+        seed: "
+        tolerance: "
+        threads: "
+    """
     given = dict(input_shapes or {})
     for draw in range(_DRAWS):
-        proof = _prove(masked, compacted, given, seed + draw * _SEED_STEP, tolerance, threads)
+        proof = _prove(models, plan, kept, given, seed + draw * _SEED_STEP, tolerance, threads)
         if not proof.void:
             break
     return proof
 
 
 def _prove(
-    masked: ir.Model,
-    compacted: Compacted,
+    models: Callable[[], tuple[Detached, Detached]],
+    plan: Plan,
+    kept: Kept,
     input_shapes: Mapping[str, Sequence[int]],
     seed: int,
     tolerance: float,
@@ -134,27 +166,27 @@ def _prove(
 ) -> Proof:
     """One attempt, with one draw of inputs and weights."""
     try:
-        before, after = (onnx.load_from_string(to_bytes(model)) for model in (masked, compacted.model))
+        before, after = models()
         notes: list[str] = []
-        if is_low_precision(before):
+        if is_low_precision(before.proto):
             before, after = float32_copy(before), float32_copy(after)
             notes.append("Proven in a float32 copy: the model has float16 or bfloat16 numbers.")
-        quantized = is_quantized(before)
+        quantized = is_quantized(before.proto)
         if quantized:
             stored = before, after
             before, after = dequantized_copy(before), dequantized_copy(after)
             notes.append("Proven in a copy without quantisation: rounding to steps hides small differences.")
-        named = [[value.name for value in model.graph.output] for model in (before, after)]
+        named = [[value.name for value in model.proto.graph.output] for model in (before, after)]
         if named[0] != named[1]:
             return _failed(f"The compact model has the graph outputs {named[1]} instead of {named[0]}.", [])
-        tensors, removed = compared_tensors(before, after, compacted.kept)
+        tensors, removed = compared_tensors(before.proto, after.proto, kept)
         lost = sorted(set(removed) & set(named[0]))
         if lost:
             return _failed(f"The compact model no longer computes the graph output {lost[0]!r}.", removed)
         still = unreactive(before)
-        sources = sources_of(before)
+        sources = sources_of(before.proto)
         for model in (before, after):
-            add_outputs(model, [one.name for one in tensors])
+            add_outputs(model.proto, [one.name for one in tensors])
         pair = _Pair(before, after, tensors, sources, threads)
         sizes = list(pair.sizes(input_shapes, seed))
         tallies = {one.name: Tally(one) for one in tensors}
@@ -163,16 +195,17 @@ def _prove(
                 shapes, SCALES[: None if number == 0 else 1], seed, tallies, tolerance, redrawn=False
             )
         del pair
-        redrawn = redraw(before, after, compacted.plan, np.random.default_rng([seed, 1]))
+        give_back_memory()
+        redrawn = redraw(before, after, plan, np.random.default_rng([seed, 1]))
         if redrawn.unlike:
             names = ", ".join(redrawn.unlike)
             notes.append(f"Not redrawn, for the compact model holds other values: {names}.")
         pair = _Pair(before, after, tensors, sources, threads)
-        for _ in range(_PASSES if is_sensitive(before) else 0):
+        for _ in range(_PASSES if is_sensitive(before.proto) else 0):
             levels = pair.levels(sizes[0], seed)
             if not needs_calibration(levels):
                 break
-            rescale(before, after, calibration(before, levels, redrawn.scaled_by))
+            rescale(before, after, calibration(before.proto, levels, redrawn.scaled_by))
             pair = _Pair(before, after, tensors, sources, threads)
             if not overflows(levels):
                 break
@@ -214,8 +247,8 @@ class _Pair:
 
     def __init__(
         self,
-        before: onnx.ModelProto,
-        after: onnx.ModelProto,
+        before: Detached,
+        after: Detached,
         tensors: Sequence[Compared],
         sources: Mapping[str, Source],
         threads: int | None,
@@ -225,20 +258,23 @@ class _Pair:
         self.threads = threads
         self.masked = before
         self._nudged: dict[bool, Any] = {}
-        self.plain = make_session(before.SerializeToString(), threads=threads, optimize=False)
-        self.compact = make_session(after.SerializeToString(), threads=threads)
+        self.plain = make_session(before, threads=threads, optimize=False, arena=False)
+        self.compact = make_session(after, threads=threads, arena=False)
         self.specs = input_specs(self.plain)
+        give_back_memory()
 
     def nudged(self, *, optimize: bool) -> Any:
         """The masked model with nudged weights: its own rounding is measured with it."""
         if optimize not in self._nudged:
             model = nudged_weights(self.masked, np.random.default_rng([optimize, 4]))
-            source = model.SerializeToString()
-            self._nudged[optimize] = make_session(source, threads=self.threads, optimize=optimize)
+            self._nudged[optimize] = make_session(model, threads=self.threads, optimize=optimize, arena=False)
         return self._nudged[optimize]
 
     def sizes(self, given: Mapping[str, Sequence[int]], seed: int) -> Iterator[Shapes]:
         """One or two sets of input shapes that the masked model accepts."""
+        if not has_dynamic_axes(self.specs):
+            yield next(first_sizes(self.specs, given))  # there is no other; whether it runs will show
+            return
         first = self._accepted(first_sizes(self.specs, given), seed)
         yield first
         second = second_sizes(self.specs, first)
@@ -290,9 +326,11 @@ class _Pair:
         inputs = [self._feed(shapes, rng, scale) for scale in padded]
         reference, others = (run_session(self.plain, feeds, names) for feeds in (inputs[0], inputs[1]))
         for number, feeds in enumerate(inputs[: len(scales)]):
-            if number:
-                following = run_session(self.plain, feeds, names) if number > 1 else others
-                reference, others = following, reference
+            if number == 1:
+                reference, others = others, reference
+            elif number:
+                others = reference  # what was before is let go of while the model runs
+                reference = run_session(self.plain, feeds, names)
             got = run_session(self.compact, feeds, names)
             nudge = rng.spawn(1)[0]
             samples: list[Mapping[str, Array]] = []
@@ -306,6 +344,7 @@ class _Pair:
                         samples.append(run_session(session, nudged_inputs(feeds, nudge), names))
                     own.append(one.kept(samples[len(own)][one.name]))
                 enter(tallies[one.name], reading, own, got[one.name], redrawn)
+            del got, samples
 
 
 def _compare_as_stored(pair: _Pair, shapes: Shapes, seed: int) -> tuple[str, str]:

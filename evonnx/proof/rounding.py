@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import onnx
 
 from evonnx.network import Array
-from evonnx.proof.copies import Tensors, layer_constants
+from evonnx.onnx_io import Detached
+from evonnx.proof.constants import Tensors
+from evonnx.proof.copies import layer_constants
 
 NUDGE = 1e-6
 """Relative change that stands for rounding: what sums in another order do to a layer."""
@@ -20,10 +21,9 @@ STEP_NUDGE = 1e-4
 """The same for inputs of quantised models: large enough that some numbers fall on another step."""
 
 
-def nudged_weights(model: onnx.ModelProto, rng: np.random.Generator, size: float = NUDGE) -> onnx.ModelProto:
+def nudged_weights(model: Detached, rng: np.random.Generator, size: float = NUDGE) -> Detached:
     """A copy whose layers' floating-point constants differ by a relative `size`; zeros stay zeros."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = model.copy()
     tensors = Tensors(copy)
     for name in layer_constants(copy):
         tensors.set(name, _nudged(tensors.get(name), rng, size))
