@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -21,6 +22,8 @@ def write_whole(path: Path, *data: Buffer) -> None:
     Raises:
         OSError: it cannot be written; what was there before is untouched.
     """
+    if path.is_dir():  # "." has no name to write beside
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     try:
         with partial.open("wb") as file:
