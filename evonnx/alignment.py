@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from evonnx.masks import Masks
 from evonnx.network import Network, network_of
 from evonnx.onnx_io import to_bytes
 from evonnx.resources import count
-from evonnx.sessions import input_specs, make_session, run_session
+from evonnx.sessions import CPU, input_specs, make_session, run_session
 from evonnx.speed import SAMPLE_SECONDS, feeds_for, one_sample
 from evonnx.synthesis import sample, solve
 
@@ -58,6 +58,7 @@ def measure_alignment(
     threads: int,
     *,
     seconds: float,
+    providers: str | Sequence[str] = (CPU,),
     clock: Clock = time.perf_counter,
 ) -> dict[str, Any]:
     """Remove channels from a model at several alignments, time the results in turns, and choose.
@@ -72,6 +73,7 @@ def measure_alignment(
         encoding: of which all is kept but how strong channels are.
         threads: of onnxruntime.
         seconds: about how long the timing itself may take.
+        providers: as `make_session` takes them.
         clock: seconds.
 
     Returns:
@@ -80,7 +82,7 @@ def measure_alignment(
         removed, so that nothing needs to be measured; "note": why a measurement failed.
     """
     try:
-        probes = _probes(network, coupling, encoding, threads)
+        probes = _probes(network, coupling, encoding, threads, providers)
         if not probes:
             return {"align": 1}
         times = _take_turns(probes, seconds, clock)
@@ -104,7 +106,13 @@ def measure_alignment(
     }
 
 
-def _probes(network: Network, coupling: Coupling, encoding: Encoding, threads: int) -> list[_Probe]:
+def _probes(
+    network: Network,
+    coupling: Coupling,
+    encoding: Encoding,
+    threads: int,
+    providers: str | Sequence[str],
+) -> list[_Probe]:
     """Compact models; none where nothing can be removed."""
     alike = replace(encoding, granularity="channel", strength=Uniform())
     genome = encode(network, find_clusters(network, coupling, "channel"), alike)
@@ -117,7 +125,7 @@ def _probes(network: Network, coupling: Coupling, encoding: Encoding, threads: i
         if align == 1 and plan.is_empty():
             return []
         compact = apply_plan(masked, plan).model
-        probes.append(_Probe(align, _cost(network, one.masks), _runner(compact, network, threads)))
+        probes.append(_Probe(align, _cost(network, one.masks), _runner(compact, network, threads, providers)))
     return probes
 
 
@@ -129,8 +137,8 @@ def _cost(network: Network, masks: Masks) -> int:
     return round(sum((each[name] or 0) * int(np.count_nonzero(mask)) for name, mask in masks.items()))
 
 
-def _runner(model: Any, network: Network, threads: int) -> Callable[[], None]:
-    session = make_session(to_bytes(model), threads=threads, spinning=True)
+def _runner(model: Any, network: Network, threads: int, providers: str | Sequence[str]) -> Callable[[], None]:
+    session = make_session(to_bytes(model), threads=threads, providers=providers, spinning=True)
     specs = input_specs(session)
     feeds = feeds_for(specs, 1, np.random.default_rng(0), network.input_shapes)
     names = [output.name for output in session.get_outputs()]

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import onnxruntime
 import pytest
 from cli_support import CommandLine
 from evolution_support import options, write_case
@@ -216,7 +217,7 @@ def test_without_a_budget_on_latency_no_pilot_is_flown(monkeypatch):
     assert find_correction(solution, lambda one: None, network, 1.0, 1) == 1.0
 
 
-def table_of(network, coupling, encoding, align, threads):
+def table_of(network, coupling, encoding, align, threads, *, providers):
     """A record as `measure_latency` gives it: a toy's real time is overhead, which nothing saves."""
     layers = {name: {"cost_ms": [0.0, 0.0, 0.0, 1e-3], "measured": []} for name in network.weights}
     whole = sum(1e-3 * stored_widths(weight).slices for weight in network.weights.values())
@@ -226,6 +227,7 @@ def table_of(network, coupling, encoding, align, threads):
         "layers": layers,
         "calibration": 1.0,
         "threads": threads,
+        "provider": providers[0],
     }
 
 
@@ -237,7 +239,7 @@ def run(tmp_path_factory):
     asked = replace(asked, pressure=replace(asked.pressure, budget={"latency": 0.5, "synapses": 0.4}))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("evonnx.evolution.beginning.measure_latency", table_of)
-        patched.setattr("evonnx.evolution.pacing.find_correction", lambda *_: 1.1)
+        patched.setattr("evonnx.evolution.pacing.find_correction", lambda *_, **__: 1.1)
         record = evolve(model, out=folder / "run", options=asked).record
     return model, folder / "run", asked, record
 
@@ -314,3 +316,43 @@ def test_budgets_that_cannot_be_read_are_wrong_usage(tmp_path, capsys, given, sa
     outcome = CommandLine(capsys)("synthesize", model, "-o", tmp_path / "masked.onnx", "--budget", given)
     assert outcome.code == 2
     assert said in outcome.err
+
+
+@pytest.mark.parametrize("command", ["evolve", "synthesize"])
+def test_a_provider_that_cannot_run_is_refused_before_anything_is_written(tmp_path, capsys, command):
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("CUDA may run here")
+    model = write_case(tmp_path)
+    out = tmp_path / "out"
+    asked = ["--out" if command == "evolve" else "-o", out, "--provider", "cuda", "--budget", "latency=0.5"]
+    outcome = CommandLine(capsys)(command, model, *asked)
+    assert outcome.code == 1
+    assert "CUDAExecutionProvider" in outcome.err
+    assert not out.exists()
+
+
+def test_what_is_timed_is_timed_on_the_provider_asked_for(tmp_path, monkeypatch):
+    asked_for = []
+
+    def alignment(*_, providers, **__):
+        asked_for.append(("alignment", tuple(providers)))
+        return {"align": 1}
+
+    def table(*arguments, providers):
+        asked_for.append(("table", tuple(providers)))
+        return table_of(*arguments, providers=providers)
+
+    def correction(*_, providers):
+        asked_for.append(("pilots", tuple(providers)))
+        return 1.0
+
+    monkeypatch.setattr("evonnx.evolution.beginning.measure_alignment", alignment)
+    monkeypatch.setattr("evonnx.evolution.beginning.measure_latency", table)
+    monkeypatch.setattr("evonnx.evolution.pacing.find_correction", correction)
+    asked = options(generations=1)
+    pressure = replace(asked.pressure, budget={"latency": 0.7}, align=None)
+    asked = replace(asked, pressure=pressure, provider="CPUExecutionProvider")
+    record = evolve(write_case(tmp_path), out=tmp_path / "run", options=asked).record
+    assert asked_for == [(what, (CPU,)) for what in ("alignment", "table", "pilots")]
+    assert record["choices"]["timings"]["latency 1"]["provider"] == CPU
+    assert record["bench"]["provider"] == CPU

@@ -183,7 +183,7 @@ def test_what_was_measured_of_the_same_files_is_read_again(tmp_path: Path) -> No
     shutil.copyfile(model, other)
     recorded: dict[str, Any] = {}
     saved: list[int] = []
-    clock = Timings(1, 0, {}, recorded, lambda: saved.append(len(recorded)))
+    clock = Timings(1, "cpu", 0, {}, recorded, lambda: saved.append(len(recorded)))
     first = clock("1", [model, other])
     assert first[0].ratio == 1.0
     assert first[1].ratio_low <= first[1].ratio <= first[1].ratio_high

@@ -21,6 +21,7 @@ from evonnx.cli._common import (
     emit,
     input_shapes,
 )
+from evonnx.cli.evaluate import Provider
 from evonnx.text import plain
 
 if TYPE_CHECKING:
@@ -214,6 +215,9 @@ def evolve(
     ] = None,
     input_shape: InputShapes = None,
     threads: Threads = None,
+    provider: Annotated[
+        Provider, typer.Option(help="Where the model is to run fast: what is timed is timed there.")
+    ] = Provider.AUTO,
     seed: Seed = 0,
     as_json: Json = False,
     debug: Debug = False,
@@ -244,6 +248,7 @@ def evolve(
         seed=seed,
         max_drop=max_drop,
         threads=threads,
+        provider=provider.value,
         pressure=Pressure(
             keep=keep,
             target=target,

@@ -22,6 +22,7 @@ from evonnx.cli._common import (
     not_the_same,
     say,
 )
+from evonnx.cli.evaluate import Provider
 from evonnx.cli.evolve import Granularity, Levels, parse_budget
 from evonnx.text import plain
 
@@ -68,6 +69,9 @@ def synthesize(
         typer.Option("--stats", help="Show what is left of every layer, and what `compact` would remove."),
     ] = False,
     input_shape: InputShapes = None,
+    provider: Annotated[
+        Provider, typer.Option(help="Where the model is to run fast: what is timed is timed there.")
+    ] = Provider.AUTO,
     seed: Seed = 0,
     as_json: Json = False,
     debug: Debug = False,
@@ -99,10 +103,12 @@ def synthesize(
     from evonnx.network import load_network, network_of
     from evonnx.report.table import show
     from evonnx.resources import count
+    from evonnx.sessions import resolve_providers
     from evonnx.steps import write_checked
     from evonnx.synthesis import rounds, sample, solve
 
     not_the_same(model, output)
+    providers = resolve_providers(provider.value)
     multiple = alignment(align)
     genes = _encoding(encoding, levels, cluster_share, clusters)
     pressure = Pressure(keep=keep, budget=parse_budget(budget))
@@ -113,13 +119,15 @@ def synthesize(
     choice: dict[str, Any] = {"align": multiple or 1}
     if multiple is None and rounds(genes):
         say("measuring channel alignments")
-        choice = measure_alignment(network, coupling, genes, 1, seconds=_SECONDS)
+        choice = measure_alignment(network, coupling, genes, 1, seconds=_SECONDS, providers=providers)
     pacing = None
     if "latency" in factors:
         say("measuring what layers cost")
-        choice["latency"] = measure_latency(network, coupling, genes, choice["align"], 1)
+        choice["latency"] = measure_latency(network, coupling, genes, choice["align"], 1, providers=providers)
         factors["latency"] = latency_budget(choice["latency"])
-        pacing = Pacing(network, Path(model), choice["latency"]["ancestor_ms"], 1, {}, lambda: None)
+        pacing = Pacing(
+            network, Path(model), choice["latency"]["ancestor_ms"], 1, providers, {}, lambda: None
+        )
     ancestor_ms = None if pacing is None else pacing.ancestor_ms
     bounds = budgeting_of(pressure, 1, network, factors, ancestor_ms).bounds(network, 1)
     solution = solve(
@@ -136,7 +144,7 @@ def synthesize(
         solution = pacing.corrected(solution, 1, lambda one: sample(one, np.random.default_rng(seed)))
     offspring = sample(solution, np.random.default_rng(seed))
     if pacing is not None:
-        share, _ = measured_share(solution, offspring, network, 1)
+        share, _ = measured_share(solution, offspring, network, 1, providers=providers)
         choice["latency"]["measured_share"] = share
         say(f"measured: {share:.1%} of the time of {plain(model)}, when made compact")
     masked = apply_masks(network, coupling, offspring.masks)

@@ -29,7 +29,14 @@ from evonnx.masks import live_masks
 from evonnx.network import Network, load_network
 from evonnx.plugins import get
 from evonnx.resources import count
-from evonnx.sessions import default_threads, load_warnings
+from evonnx.sessions import (
+    CPU,
+    default_threads,
+    load_warnings,
+    make_session,
+    probe_model,
+    resolve_providers,
+)
 from evonnx.synthesis import rounds
 from evonnx.task import Task
 from evonnx.tasks import find_task, find_task_file
@@ -52,6 +59,8 @@ class Case:
     options: EvolveOptions
     """With the number of threads decided."""
     timing_threads: int
+    providers: tuple[str, ...]
+    """onnxruntime's names of where things are timed."""
     encoding: Encoding
     factors: dict[str, EnvironmentFactor]
     """What is budgeted, by name."""
@@ -90,12 +99,25 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> t
         options=decided,
         # One thread unless told otherwise: idle neighbours then change the figures least.
         timing_threads=options.threads or 1,
+        providers=_providers(options.provider),
         encoding=encoding,
         factors=_factors(options, encoding, network),
         training=_training_budget(decided, defaults),
         recovery_epochs=recovery_epochs,
     )
     return case, network
+
+
+def _providers(wanted: str) -> tuple[str, ...]:
+    """onnxruntime's names, for a provider that runs here.
+
+    Raises:
+        ProviderError: it does not.
+    """
+    providers = resolve_providers(wanted)
+    if providers != (CPU,):
+        make_session(probe_model(), threads=1, providers=providers)
+    return providers
 
 
 def _factors(options: EvolveOptions, encoding: Encoding, network: Network) -> dict[str, EnvironmentFactor]:
@@ -144,17 +166,22 @@ def choose(case: Case, network: Network, observer: Observer) -> dict[str, Any]:
     choices: dict[str, Any] = {"align": case.options.pressure.align}
     if choices["align"] is None:
         observer.stage(0, "measuring channel alignments")
-        choices = measure_alignment(network, coupling, encoding, threads, seconds=_ALIGNMENT_SECONDS)
+        choices = measure_alignment(
+            network, coupling, encoding, threads, seconds=_ALIGNMENT_SECONDS, providers=case.providers
+        )
     if "latency" in case.factors:
         observer.stage(0, "measuring what layers cost")
-        choices["latency"] = measure_latency(network, coupling, encoding, choices["align"], threads)
+        choices["latency"] = measure_latency(
+            network, coupling, encoding, choices["align"], threads, providers=case.providers
+        )
     return choices
 
 
 def timings_of(case: Case, choices: dict[str, Any], save: Callable[[], None]) -> Timings:
     """What choices by the clock are made with; what it measures goes into `choices`."""
     recorded = choices.setdefault("timings", {})
-    return Timings(case.timing_threads, case.options.seed, case.options.input_shapes, recorded, save)
+    options = case.options
+    return Timings(case.timing_threads, options.provider, options.seed, options.input_shapes, recorded, save)
 
 
 def setting_of(
@@ -223,7 +250,9 @@ def _pacing(case: Case, network: Network, choices: dict[str, Any], save: Callabl
     if record is None:
         return None
     corrections = record.setdefault("corrections", {})
-    return Pacing(network, case.model, record["ancestor_ms"], case.timing_threads, corrections, save)
+    return Pacing(
+        network, case.model, record["ancestor_ms"], case.timing_threads, case.providers, corrections, save
+    )
 
 
 def first_record(

@@ -176,6 +176,7 @@ def _finish(case: Case, setting: Setting, store: RunStore, record: dict[str, Any
     timed = bench(
         [case.model, *offspring, store.folder / BEST_FILE],
         batches=None,
+        provider=case.options.provider,
         threads=case.timing_threads,
         seed=case.options.seed,
         input_shapes=case.options.input_shapes or None,

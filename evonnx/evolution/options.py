@@ -69,6 +69,9 @@ class EvolveOptions:
     max_drop: float = 0.04
     """In the metric's own unit: the first offspring that lost more ends the run; best.onnx lost no more."""
     threads: int | None = None
+    provider: str = "auto"
+    """Where onnxruntime runs what is timed, and what choices by time are made for: "auto" (CUDA where it
+    works), "cpu", "cuda" or "tensorrt". Scores and proofs are the CPU's."""
     pressure: Pressure = Pressure()
     selection: Selection = Selection()
     retraining: Retraining = Retraining()

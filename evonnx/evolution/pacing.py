@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ class Pacing:
     """The ancestor's file."""
     ancestor_ms: float
     threads: int
+    providers: Sequence[str]
+    """onnxruntime's names."""
     corrections: dict[str, float]
     """By generation: measured over predicted time at its budget. Kept in run.json, so that a generation that
     is made again after a crash is asked for the same."""
@@ -42,7 +44,12 @@ class Pacing:
             key = str(generation)
             if key not in self.corrections:
                 self.corrections[key] = find_correction(
-                    solution, drawn, self.ancestor, self.ancestor_ms, self.threads
+                    solution,
+                    drawn,
+                    self.ancestor,
+                    self.ancestor_ms,
+                    self.threads,
+                    providers=self.providers,
                 )
                 self.save()
             bound = corrected(solution.bounds[place], self.corrections[key], solution.network)

@@ -29,6 +29,7 @@ class Timings:
 
     Args:
         threads: of onnxruntime.
+        provider: where it runs, as `bench` takes it.
         seed: of inputs and of the order within rounds.
         input_shapes: of inputs with dynamic dimensions beyond the batch.
         recorded: what was measured before, by key; what is measured is added.
@@ -38,11 +39,13 @@ class Timings:
     def __init__(
         self,
         threads: int,
+        provider: str,
         seed: int,
         input_shapes: Mapping[str, Sequence[int]],
         recorded: dict[str, Any],
         save: Callable[[], None],
     ) -> None:
+        self._provider = provider
         self._threads, self._seed, self._input_shapes = threads, seed, input_shapes
         self._recorded, self._save = recorded, save
 
@@ -57,6 +60,7 @@ class Timings:
         if known is None or known["models"] != digests:
             result = bench(
                 models,
+                provider=self._provider,
                 batches=None,
                 threads=self._threads,
                 seed=self._seed,
