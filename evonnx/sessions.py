@@ -260,6 +260,18 @@ def resolve_providers(providers: str | Sequence[str]) -> tuple[str, ...]:
     raise ProviderError(f"Unknown execution provider {providers!r}; use auto, cpu, cuda or tensorrt.")
 
 
+def working_providers(wanted: str) -> tuple[str, ...]:
+    """`resolve_providers`, for a provider that runs here: a small model is loaded on it.
+
+    Raises:
+        ProviderError: an unknown name, or it cannot run here.
+    """
+    providers = resolve_providers(wanted)
+    if providers != (CPU,):
+        make_session(probe_model(), threads=1, providers=providers)
+    return providers
+
+
 def placement(session: Any) -> dict[str, list[str]] | None:
     """Which provider executes which node of the optimised graph.
 

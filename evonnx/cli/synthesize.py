@@ -103,12 +103,12 @@ def synthesize(
     from evonnx.network import load_network, network_of
     from evonnx.report.table import show
     from evonnx.resources import count
-    from evonnx.sessions import resolve_providers
+    from evonnx.sessions import working_providers
     from evonnx.steps import write_checked
     from evonnx.synthesis import rounds, sample, solve
 
     not_the_same(model, output)
-    providers = resolve_providers(provider.value)
+    providers = working_providers(provider.value)
     multiple = alignment(align)
     genes = _encoding(encoding, levels, cluster_share, clusters)
     pressure = Pressure(keep=keep, budget=parse_budget(budget))

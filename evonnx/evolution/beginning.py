@@ -29,14 +29,7 @@ from evonnx.masks import live_masks
 from evonnx.network import Network, load_network
 from evonnx.plugins import get
 from evonnx.resources import count
-from evonnx.sessions import (
-    CPU,
-    default_threads,
-    load_warnings,
-    make_session,
-    probe_model,
-    resolve_providers,
-)
+from evonnx.sessions import default_threads, load_warnings, working_providers
 from evonnx.synthesis import rounds
 from evonnx.task import Task
 from evonnx.tasks import find_task, find_task_file
@@ -99,25 +92,13 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> t
         options=decided,
         # One thread unless told otherwise: idle neighbours then change the figures least.
         timing_threads=options.threads or 1,
-        providers=_providers(options.provider),
+        providers=working_providers(options.provider),
         encoding=encoding,
         factors=_factors(options, encoding, network),
         training=_training_budget(decided, defaults),
         recovery_epochs=recovery_epochs,
     )
     return case, network
-
-
-def _providers(wanted: str) -> tuple[str, ...]:
-    """onnxruntime's names, for a provider that runs here.
-
-    Raises:
-        ProviderError: it does not.
-    """
-    providers = resolve_providers(wanted)
-    if providers != (CPU,):
-        make_session(probe_model(), threads=1, providers=providers)
-    return providers
 
 
 def _factors(options: EvolveOptions, encoding: Encoding, network: Network) -> dict[str, EnvironmentFactor]:
