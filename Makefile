@@ -1,10 +1,11 @@
 # Two commands matter: `make demo` and `make test`. Both set up everything they need in .venv.
 PYTHON ?= python3
 VENV := .venv
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-all lint setup clean sample-lenet5-mnist sample-lenet5-mnist-dense sample-lenet5-stl10 \
+.PHONY: demo test test-all test-oldest lint setup clean sample-lenet5-mnist sample-lenet5-mnist-dense sample-lenet5-stl10 \
 	sample-alexnet sample-resnet56 sample-resnet56-2.57x sample-resnet56-4x sample-detectnet
 
 setup: $(VENV)/.installed
@@ -62,5 +63,11 @@ test: lint
 test-all: lint
 	$(BIN)/python -m pytest -n 2 -m ''
 
+# With the oldest libraries that are allowed, in an environment of its own. PyTorch of that age comes with CUDA: gigabytes.
+test-oldest:
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[torch,samples,dev]'
+	$(OLDEST)/bin/python -m pytest -n 2
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(OLDEST) runs

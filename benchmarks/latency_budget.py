@@ -28,7 +28,7 @@ from evonnx.dependency import Coupling, analyse
 from evonnx.encodings.presets import adaptive
 from evonnx.environment import Budget
 from evonnx.genome import encode
-from evonnx.latency import corrected, find_correction, latency_budget, measure_latency
+from evonnx.latency import Setting, corrected, find_correction, latency_budget, measure_latency
 from evonnx.masking import apply_masks
 from evonnx.masks import Masks, live_masks
 from evonnx.network import Network, load_network, network_of
@@ -80,11 +80,10 @@ def measure(model: Path, folder: Path, arguments: argparse.Namespace) -> tuple[l
     correction = find_correction(
         paced,
         lambda one: sample(one, np.random.default_rng(first)),
-        network,
+        Setting(network, arguments.threads),
         record["ancestor_ms"],
-        arguments.threads,
     )
-    paced = paced.under(corrected(paced.bounds[0], correction, network))
+    paced = corrected(paced, correction)
     peer = solve(network, coupling, genome, Budget(arguments.share, "macs"), align=align)
     whole = float(count(network).macs or 0)
     drawn = []

@@ -14,7 +14,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from evonnx.errors import AdapterError
+from evonnx.errors import AdapterDivergedError, AdapterError
+from evonnx.faults import Fault
 from evonnx.masks import Masks
 from evonnx.network import Array
 from evonnx.task import Task
@@ -44,6 +45,10 @@ class TrainingBudget:
     augment: str | None = None
     """Name of an augmentation the task or adapter knows: "none", "shift", "flip-shift:4/16"."""
     threads: int | None = None
+    batch_share: float = 1.0
+    """Of the batch size, given or the adapter's own: under 1 where memory did not suffice before."""
+    rate_share: float = 1.0
+    """Of the learning rate, given or the adapter's own: under 1 where training came to NaN before."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,9 @@ class RetrainResult:
     weights: Mapping[str, Array]
     history: Sequence[EpochRecord] = ()
     notes: Sequence[str] = ()
-    """What the user should know, such as "diverged in epoch 2, retried at half the rate"."""
+    """What the user should know."""
+    faults: Sequence[Fault] = ()
+    """What went wrong and was put right, such as "diverged in epoch 2, retried at half the rate"."""
 
 
 @runtime_checkable
@@ -160,22 +167,34 @@ def check_result(
         adapter_name: for the message.
 
     Raises:
-        AdapterError: a name is unknown, a shape or dtype differs, a value is not finite, or a masked weight
-            is not zero.
+        AdapterDivergedError: a value is not finite.
+        AdapterError: it is no result, a name is unknown, a shape or dtype differs, or a masked weight is not
+            zero.
     """
+    if not isinstance(result, RetrainResult) or not isinstance(result.weights, Mapping):
+        raise AdapterError(
+            f"Adapter {adapter_name!r} returned {type(result).__name__} instead of a RetrainResult with "
+            "weights by name."
+        )
     for name, array in result.weights.items():
         if name not in initializers:
             raise AdapterError(
                 f"Adapter {adapter_name!r} returned weights for {name!r}, which the model does not have."
             )
         want = initializers[name]
+        if not isinstance(array, np.ndarray):
+            raise AdapterError(
+                f"Adapter {adapter_name!r} returned {name!r} as {type(array).__name__}, not as a numpy array."
+            )
         if array.shape != want.shape or array.dtype != want.dtype:
             raise AdapterError(
                 f"Adapter {adapter_name!r} returned {name!r} as {array.dtype}{list(array.shape)}; "
                 f"the model has {want.dtype}{list(want.shape)}."
             )
         if not np.all(np.isfinite(array.astype(np.float32))):
-            raise AdapterError(f"Adapter {adapter_name!r} returned {name!r} with NaN or infinite values.")
+            raise AdapterDivergedError(
+                f"Adapter {adapter_name!r} returned {name!r} with NaN or infinite values."
+            )
         mask = masks.get(name)
         if mask is not None and np.any(array[~mask] != 0):
             raise AdapterError(

@@ -18,8 +18,28 @@ class TaskError(EvonnxError):
     """A task file, its data, or a task class is wrong."""
 
 
+class ScoreError(TaskError):
+    """A model's score is not a number."""
+
+
+class ModelMemoryError(ModelError):
+    """There is not enough memory to run a model; less at a time may do."""
+
+
 class AdapterError(EvonnxError):
     """An adapter is missing, failed, or returned weights that break the contract."""
+
+
+class AdapterMemoryError(AdapterError):
+    """An adapter ran out of memory, of the host or of a device; smaller batches may do."""
+
+
+class AdapterDivergedError(AdapterError):
+    """An adapter's training came to weights that are not finite; a lower learning rate may do."""
+
+
+class AdapterHungError(AdapterError):
+    """An adapter gave no sign of progress for longer than it was given."""
 
 
 class BudgetError(EvonnxError):

@@ -6,6 +6,7 @@ and the padding dropped), several such runs in parallel threads where B is 1.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from evonnx.errors import TaskError
+from evonnx.errors import ModelMemoryError, ScoreError, TaskError
 from evonnx.network import Array
 from evonnx.onnx_io import Detached
 from evonnx.sessions import (
@@ -47,6 +48,10 @@ class Score:
     provider: str
     details: Mapping[str, float] = field(default_factory=dict)
     """More figures by name, on the metric's scale, where the task has them (`task.Detailed`)."""
+    batch_size: int = 0
+    """Examples that were asked of the task at a time."""
+    halvings: int = 0
+    """How often there was not enough memory for more at a time."""
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON-able data."""
@@ -71,12 +76,13 @@ def evaluate(
         split: which examples.
         threads: onnxruntime's threads; None: all cores of this process.
         batch_size: examples at a time where the model's batch dimension is dynamic; None: as many as make 16
-            MiB of inputs, at most 256.
+            MiB of inputs, at most 256. Halved for as long as memory does not suffice.
         providers: as for `sessions.make_session`.
         ancestor: handed to a task that scores against it (`task.NeedsAncestor`), if given.
 
     Raises:
         TaskError: the split is empty, or inputs of task and model do not fit; the message names both.
+        ScoreError: the score is not a number.
         ModelError: onnxruntime cannot load or run the model.
         ProviderError: the provider cannot run here.
     """
@@ -98,23 +104,37 @@ def evaluate(
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
         return run_session(session, feeds, outputs)
 
-    step = batch_size or default_batch(specs)
     label = "the model" if isinstance(model_path, Detached) else str(model_path)
-    seen = [0]
+    seen = 0
+
+    def results(step: int, pool: ThreadPoolExecutor) -> Iterator[tuple[Batch, Mapping[str, Array]]]:
+        nonlocal seen
+        seen = 0
+        for batch in task.batches(split, step):
+            feeds = feeds_of(batch, specs, label)
+            seen += batch.size
+            if fixed is None:
+                yield batch, run(feeds)
+            else:
+                yield batch, _run_in_parts(run, feeds, batch.size, fixed, pool)
+
+    step, halvings = batch_size or default_batch(specs), 0
     with ThreadPoolExecutor(workers if parallel else 1) as pool:
-
-        def results() -> Iterator[tuple[Batch, Mapping[str, Array]]]:
-            for batch in task.batches(split, step):
-                feeds = feeds_of(batch, specs, label)
-                seen[0] += batch.size
-                if fixed is None:
-                    yield batch, run(feeds)
-                else:
-                    yield batch, _run_in_parts(run, feeds, batch.size, fixed, pool)
-
-        value, details = _judged(task, split, results())
+        while True:
+            try:
+                value, details = _judged(task, split, results(step, pool))
+                break
+            except ModelMemoryError:
+                if step == 1 or fixed is not None:
+                    raise
+            step, halvings = step // 2, halvings + 1
+    if not math.isfinite(value):
+        raise ScoreError(
+            f"The {task.metric.name} of {label} on {split} data is {value}: the model's outputs, or what the "
+            "task makes of them, hold NaN or infinite values."
+        )
     seconds = time.perf_counter() - start
-    return Score(value, task.metric.name, split, seen[0], seconds, wanted[0], details)
+    return Score(value, task.metric.name, split, seen, seconds, wanted[0], details, step, halvings)
 
 
 def _judged(

@@ -35,6 +35,7 @@ def apply_masks(network: Network, coupling: Coupling, masks: Masks) -> ir.Model:
         stored = network.array(name)
         if np.any(network.live(name) & ~mask):
             changed[name] = np.where(mask, stored, network.zero(name))
+            network.forget(name)  # a copy has taken its place
     for vector, dead in closure.vectors_dead:
         if vector.role in NOT_ZEROED:
             continue

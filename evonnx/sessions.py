@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import math
 import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,7 +24,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from evonnx.errors import ModelError, ProviderError
+from evonnx.errors import ModelError, ModelMemoryError, ProviderError
 from evonnx.network import Array
 from evonnx.onnx_io import Detached
 
@@ -43,6 +45,9 @@ _INSTALL = {
     "libraries on the loader's path",
 }
 
+_NO_MEMORY = re.compile(r"bad.alloc|allocate memory|out of memory", re.IGNORECASE)
+"""As onnxruntime's arena, C++'s allocator and CUDA say it."""
+
 _DTYPES: Mapping[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
@@ -52,6 +57,14 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
     **{f"tensor({kind})": np.dtype(kind) for kind in ("int8", "int16", "int32", "int64")},
     **{f"tensor({kind})": np.dtype(kind) for kind in ("uint8", "uint16", "uint32", "uint64")},
 }
+
+
+_LARGEST_INPUT_BYTES = 1 << 29
+"""Files are not trusted to say what is drawn for one input of one run."""
+
+
+class EndlessError(ModelError):
+    """A run did not end in the time that it was given."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +140,7 @@ def make_session(
         source, weights = model.proto.SerializeToString(), _shared(ort, model.arrays)
         options.add_external_initializers(list(weights), list(weights.values()))
         if not optimize:  # nothing is made of the weights, so they can be used where they are
+            options.add_session_config_entry("session.disable_prepacking", "1")
             for name, value in weights.items():
                 options.add_initializer(name, value)
     else:
@@ -188,6 +202,12 @@ def _create_on_device(
             f"{wanted[0]} is not part of the installed onnxruntime {ort.__version__} (it has {has}). "
             f"{_INSTALL.get(wanted[0], 'Install a build that has it')}."
         )
+    if wanted[0] in (CUDA, TENSORRT) and (reason := missing_gpu()):
+        # Older onnxruntimes crash where there are CUDA's libraries, but no GPU.
+        raise ProviderError(
+            f"{wanted[0]} was asked for and cannot run here: {reason}. {_INSTALL[wanted[0]]}; or use "
+            "--provider cpu."
+        )
     error: ModelError | None = None
     session = None
     with captured_stderr() as log:
@@ -206,6 +226,20 @@ def _create_on_device(
         f"{wanted[0]} was asked for and cannot run here: {why.rstrip('.')}. "
         f"{_INSTALL.get(wanted[0], 'Install what it needs')}; or use --provider cpu."
     )
+
+
+def missing_gpu() -> str | None:
+    """Why NVIDIA's driver can't be used here; None: it can."""
+    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError:
+        return f"NVIDIA's driver ({library}) is not installed"
+    count = ctypes.c_int(0)
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status:
+        return f"NVIDIA's driver reports error {status}"
+    return None if count.value else "NVIDIA's driver sees no GPU"
 
 
 def _preload(ort: Any) -> None:
@@ -289,23 +323,69 @@ def placement(session: Any) -> dict[str, list[str]] | None:
 
 
 def run_session(
-    session: Any, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+    session: Any,
+    feeds: Mapping[str, Array],
+    outputs: Sequence[str] | None = None,
+    seconds: float | None = None,
 ) -> dict[str, Array]:
     """Run once; outputs by name.
 
+    Args:
+        session: to run.
+        feeds: inputs by name.
+        outputs: names; None: all.
+        seconds: after which the run is ended, once the node that is running has; None: whenever it is done.
+
     Raises:
-        ModelError: onnxruntime fails, with its own words.
+        EndlessError: it took too long.
+        ModelMemoryError: there is not enough memory.
+        ModelError: onnxruntime fails otherwise, with its own words.
     """
     names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
+    ended = threading.Event()
     try:
-        values = session.run(names, dict(feeds))
+        with _ended_after(seconds, ended) as options:
+            values = session.run(names, dict(feeds), *options)
     except Exception as error:  # onnxruntime's classes share no base but Exception
+        if ended.is_set():
+            raise EndlessError(
+                f"The model does not end within {seconds:.0f} s. Look for a Loop that "
+                "runs very often, or give smaller inputs with --input-shape."
+            ) from error
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+            raise ModelMemoryError(
+                f"There is not enough memory to run the model on {shapes}. Run less at a time, or close what "
+                "else takes memory."
+            ) from error
         raise ModelError(
             f"onnxruntime cannot run the model on {shapes}: {clean_message(error)}. Where these sizes were "
             "assumed for open dimensions, give ones the model accepts with --input-shape NAME=1,3,224,224."
         ) from error
     return dict(zip(names, values, strict=True))
+
+
+@contextlib.contextmanager
+def _ended_after(seconds: float | None, ended: threading.Event) -> Iterator[tuple[Any, ...]]:
+    """onnxruntime's options, if any, for a run ended from outside; `ended` is set when that was done."""
+    if seconds is None:
+        yield ()
+        return
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+
+    def end() -> None:
+        ended.set()
+        options.terminate = True
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield (options,)
+    finally:
+        timer.cancel()
 
 
 def load_warnings(model: str | os.PathLike[str] | bytes | Detached) -> list[str]:
@@ -395,8 +475,17 @@ def random_array(
     """Normal values of standard deviation `scale` for floats, 0 .. 255 for 8-bit, 0 or 1 for other integers.
 
     Wider integers are mostly ids and flags, where only small values are safe.
+
+    Raises:
+        ModelError: it would take more than 512 MiB.
     """
     size = tuple(shape)
+    if math.prod(size) * spec.dtype.itemsize > _LARGEST_INPUT_BYTES:
+        raise ModelError(
+            f"Input {spec.name!r} of shape {list(size)} would take more than "
+            f"{_LARGEST_INPUT_BYTES >> 20} MiB. If its axes are dynamic, give smaller ones with "
+            "--input-shape; otherwise export the model for smaller inputs."
+        )
     if spec.dtype.kind in "iu":
         high = 256 if spec.dtype == np.uint8 else 128 if spec.dtype == np.int8 else 2
         return rng.integers(0, high, size=size).astype(spec.dtype)

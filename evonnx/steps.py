@@ -15,7 +15,7 @@ from evonnx.compaction import Compacted, Plan, apply_plan, plan_compaction
 from evonnx.dependency import analyse
 from evonnx.errors import ModelError
 from evonnx.network import Network, load_network
-from evonnx.onnx_io import Detached, check_detached, check_file, detach, drop_weights, load_model, save_model
+from evonnx.onnx_io import Detached, check_detached, check_file, detach, drop_weights, save_model
 from evonnx.proof import Proof, prove, prove_pair, require
 from evonnx.sessions import give_back_memory
 
@@ -74,6 +74,8 @@ class WrittenRemoval:
     plan: Plan
     lineage: Mapping[tuple[str, int], NDArray[np.int64]]
     proof: Proof
+    model: ir.Model
+    """What the file holds."""
 
 
 def compact_file(
@@ -86,8 +88,9 @@ def compact_file(
     seed: int = 0,
     threads: int | None = None,
     timing: Timing = untimed,
+    network: Network | None = None,
 ) -> WrittenRemoval:
-    """As `compact`, from file to file: of both models no more is in memory than the proof needs.
+    """As `compact`, from file to file: of the masked model no more is in memory than the proof needs.
 
     Args:
         masked: file of a model whose dead synapses are zero.
@@ -98,39 +101,41 @@ def compact_file(
         seed: of the proof's random inputs.
         threads: of onnxruntime, for the proof.
         timing: is told of the stages "load", "compact", "save" and "prove".
+        network: what `masked` holds, where it is in memory; it loses its weights. None: it is read.
 
     Raises:
         ModelError: the masked model cannot be read, or the compact one written.
         ProofError: they differ, or the proof has no power.
     """
-    with timing("load"):
-        network = load_network(masked, input_shapes)
+    if network is None:
+        with timing("load"):
+            network = load_network(masked, input_shapes)
     with timing("compact"):
         plan = plan_compaction(network, analyse(network), align=align)
         compacted = apply_plan(network, plan)
     with timing("save"):
-        write_checked(compacted.model, target, parent)
+        written = write_checked(compacted.model, target, parent)
     with timing("prove"):
         shapes = network.input_shapes or None
-        kept, lineage = compacted.kept, compacted.lineage
-        at_hand = [(detach(network.model), detach(compacted.model))]
-        for done in (network.model, compacted.model):
-            drop_weights(done)
+        at_hand = [detach(network.model)]
+        drop_weights(network.model)
         give_back_memory()
 
         def models() -> tuple[Detached, Detached]:
-            if at_hand:
-                return at_hand.pop()
-            return detach(load_network(masked, input_shapes).model), detach(load_model(target))
+            before = at_hand.pop() if at_hand else detach(load_network(masked, input_shapes).model)
+            return before, written.copy()
 
-        proof = prove_pair(models, plan, kept, input_shapes=shapes, seed=seed, threads=threads)
+        proof = prove_pair(models, plan, compacted.kept, input_shapes=shapes, seed=seed, threads=threads)
         give_back_memory()
     require(proof)
-    return WrittenRemoval(plan, lineage, proof)
+    return WrittenRemoval(plan, compacted.lineage, proof, compacted.model)
 
 
-def write_checked(model: ir.Model, path: str | Path, parent: str | Path) -> None:
+def write_checked(model: ir.Model, path: str | Path, parent: str | Path) -> Detached:
     """Write a model that passes the ONNX checker and shape inference where its parent does, or nothing.
+
+    Returns:
+        What was written; its weights are shared with the model.
 
     Args:
         model: what to write.
@@ -140,14 +145,16 @@ def write_checked(model: ir.Model, path: str | Path, parent: str | Path) -> None
     Raises:
         ModelError: it fails where its parent does not, or the place cannot be written.
     """
-    _check_like(model, Path(path), parent)
-    save_model(model, path)
+    detached = detach(model)
+    _check_like(detached, Path(path), parent)
+    save_model(model, path, detached)
+    return detached
 
 
-def _check_like(model: ir.Model, path: Path, parent: str | Path) -> None:
+def _check_like(model: Detached, path: Path, parent: str | Path) -> None:
     """The parent is checked only where the model fails, which is rare: checking a large file takes long."""
     try:
-        check_detached(detach(model), str(path))
+        check_detached(model, str(path))
     except ModelError:
         try:
             check_file(parent)

@@ -99,7 +99,7 @@ def model(tmp_path):
 def retrain(model):
     """Runs a command line on the tiny classifier with every synapse alive."""
 
-    def run(command: str, masks=None, progress=lambda news: None, **options):
+    def run(command: str, masks=None, progress=lambda news: None, checkpoint=None, **options):
         arrays = {one.name: numpy_helper.to_array(one) for one in onnx.load(model).graph.initializer}
         live = {name: np.ones(array.shape, np.bool_) for name, array in arrays.items() if "weight" in name}
         budget = TrainingBudget(epochs=1)
@@ -112,6 +112,7 @@ def retrain(model):
             None,
             progress,
             {"command": command, **options},
+            checkpoint,
         )
         return CommandAdapter().retrain(request)
 
@@ -125,6 +126,34 @@ def test_a_suffix_may_be_appended(retrain, script):
         f"{layer}.{part}" for layer in ("conv", "fc1", "fc2") for part in ("weight", "bias")
     }
     assert [(one.epoch, one.learning_rate) for one in result.history] == [(1, 0.01)]
+
+
+RESUMING = """
+import pathlib, sys
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+model, masks, output, checkpoint = sys.argv[1:]
+kept = pathlib.Path(checkpoint)
+done = int(kept.read_text()) if kept.exists() else 0
+for epoch in range(done + 1, 4):
+    print(f"epoch {epoch}/3 loss {1 / epoch}", flush=True)
+    if epoch == 3 and not done:
+        sys.exit("killed")
+    kept.write_text(str(epoch))
+save_file({name: np.zeros(mask.shape, np.float32) for name, mask in load_file(masks).items()}, output)
+"""
+
+
+def test_a_program_may_keep_its_progress(retrain, script, tmp_path):
+    command = f"{script(RESUMING)} {{model}} {{masks}} {{output}} {{checkpoint}}"
+    heard = []
+    with pytest.raises(AdapterError, match="killed"):
+        retrain(command, checkpoint=tmp_path / "kept")
+    retrain(command, progress=heard.append, checkpoint=tmp_path / "kept")
+    assert [news.epoch for news in heard] == [3]
+    with pytest.raises(AdapterError, match="killed"):
+        retrain(command)  # kept nowhere
 
 
 def test_the_program_sees_what_was_promised(retrain, script, model, tmp_path, capfd):

@@ -14,6 +14,7 @@ import onnx_ir as ir
 import pytest
 from faults import make_case
 from graphs import GRAPHS
+from packaging.version import Version
 
 from evonnx.errors import ModelError, ProofError
 from evonnx.network import load_network, network_of
@@ -67,7 +68,10 @@ def test_a_detached_model_computes_the_same(name: str, optimize: bool) -> None:
     for one, other in zip(
         run_session(whole, feeds).values(), run_session(apart, feeds).values(), strict=True
     ):
-        np.testing.assert_array_equal(one, other)
+        if optimize:
+            np.testing.assert_array_equal(one, other)
+        else:  # weights that are used where they are are not packed, and sums are in another order
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_arrays_are_shared_with_the_model_until_they_are_replaced() -> None:
@@ -93,7 +97,11 @@ def test_the_standard_is_held_to_without_weights() -> None:
     broken.proto.graph.node[0].op_type = "NoSuchOperator"
     with pytest.raises(ModelError, match=r"lenet fails the ONNX checker: .*NoSuchOperator"):
         check_detached(broken, "lenet")
-    wrong = apart.copy()
+
+
+@pytest.mark.skipif(Version(onnx.__version__) < Version("1.20"), reason="this checker counts no elements")
+def test_weights_have_as_many_elements_as_the_message_says() -> None:
+    wrong = detach(ir.from_proto(GRAPHS["lenet"]())).copy()
     large = next(one for one in wrong.proto.graph.initializer if one.name in wrong.arrays)
     large.dims[0] += 1
     with pytest.raises(ModelError, match="fails the ONNX checker"):
@@ -123,6 +131,25 @@ def test_removal_from_file_to_file_is_removal_in_memory(tmp_path: Path) -> None:
     assert written.plan.notes == in_memory.plan.notes
     assert written.lineage.keys() == in_memory.compacted.lineage.keys()
     assert seen == ["load", "compact", "save", "prove"]
+
+
+def test_removal_of_what_is_in_memory_reads_no_file(tmp_path: Path) -> None:
+    case = make_case("residual_bn", seed=5)
+    masked, target = tmp_path / "masked.onnx", tmp_path / "compact.onnx"
+    save_model(case.masked.model, masked)
+    compact_file(masked, target, masked, seed=3, threads=1)
+    network = load_network(masked)
+    seen: list[str] = []
+
+    def timing(stage: str) -> AbstractContextManager[object]:
+        seen.append(stage)
+        return nullcontext()
+
+    other = tmp_path / "other.onnx"
+    written = compact_file(masked, other, masked, seed=3, threads=1, timing=timing, network=network)
+    assert other.read_bytes() == target.read_bytes() == to_bytes(written.model)
+    assert "load" not in seen
+    assert all(value.const_value is None for value in network.model.graph.initializers.values())
 
 
 def test_a_void_proof_reads_the_files_again(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def pretending(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(available))
         monkeypatch.setattr(onnxruntime, "InferenceSession", make)
+        monkeypatch.setattr(sessions, "missing_gpu", lambda: None)
         sessions._working_devices.cache_clear()
 
     yield install
@@ -112,6 +113,34 @@ def test_a_session_that_silently_fell_back_is_refused(pretending: Any, tmp_path:
     with pytest.raises(ProviderError, match="cannot run here"):
         speed.bench([path], provider="cuda")
     assert sessions.resolve_providers("auto") == (CPU,)
+
+
+@pytest.mark.parametrize(
+    ("status", "devices", "reason"),
+    [(None, 0, "is not installed"), (100, 0, "reports error 100"), (0, 0, "sees no GPU"), (0, 1, None)],
+    ids=["no driver", "driver fails", "no device", "a device"],
+)
+def test_no_session_is_tried_where_there_is_no_gpu(
+    status: int | None, devices: int, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def driver(library: str) -> SimpleNamespace:
+        if status is None:
+            raise OSError(library)
+
+        def counted(found: Any) -> int:
+            found._obj.value = devices
+            return 0
+
+        return SimpleNamespace(cuInit=lambda flags: status, cuDeviceGetCount=counted)
+
+    monkeypatch.setattr(sessions.ctypes, "CDLL", driver)
+    if reason is None:
+        assert sessions.missing_gpu() is None
+        return
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", None)
+    with pytest.raises(ProviderError, match=f"cannot run here: NVIDIA's driver .*{reason}.*--provider cpu"):
+        sessions.make_session(conv(tmp_path / "m.onnx", 4), providers="cuda")
 
 
 def test_a_provider_that_this_build_lacks_is_refused(pretending: Any, tmp_path: Path) -> None:

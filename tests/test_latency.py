@@ -20,7 +20,14 @@ from evonnx.environment.widths import Costs, LayerCost, Widths, stored_widths, w
 from evonnx.errors import BudgetError
 from evonnx.evolution import evolve
 from evonnx.genome import encode
-from evonnx.latency import corrected, find_correction, latency_budget, measure_latency, piloting
+from evonnx.latency import (
+    Setting,
+    corrected,
+    find_correction,
+    latency_budget,
+    measure_latency,
+    piloting,
+)
 from evonnx.latency.fitting import Timing, fit_layers, fit_rest, nonnegative
 from evonnx.latency.measuring import divide
 from evonnx.latency.probes import probe_of, probes
@@ -198,10 +205,10 @@ def test_pilots_correct_a_table_that_is_off(monkeypatch, truth):
     def drawn(one):
         return sample(one, np.random.default_rng(3))
 
-    found = find_correction(solution, drawn, network, whole, 1)
+    found = find_correction(solution, drawn, Setting(network, 1), whole)
     assert found == pytest.approx(truth, rel=0.021)
     assert len(timed) == (1 if truth == 1 else 2)
-    better = solution.under(corrected(solution.bounds[0], found, network))
+    better = corrected(solution, found)
     one = drawn(better)
     real = truth * one.achieved_share * better.bounds[0].parent_amount / found
     # Whole channels go, and what the sample's own widths cost is known to the pilots' tolerance.
@@ -213,7 +220,7 @@ def test_without_a_budget_on_latency_no_pilot_is_flown(monkeypatch):
     genome = encode(network, find_clusters(network, coupling, "channel"), CHANNELS)
     solution = solve(network, coupling, genome, Budget(0.5), levels="clusters")
     monkeypatch.setattr(piloting, "time_in_turns", None)
-    assert find_correction(solution, lambda one: None, network, 1.0, 1) == 1.0
+    assert find_correction(solution, lambda one: None, Setting(network, 1), 1.0) == 1.0
 
 
 def table_of(network, coupling, encoding, align, threads, *, providers):
@@ -341,8 +348,8 @@ def test_what_is_timed_is_timed_on_the_provider_asked_for(tmp_path, monkeypatch)
         asked_for.append(("table", tuple(providers)))
         return table_of(*arguments, providers=providers)
 
-    def correction(*_, providers):
-        asked_for.append(("pilots", tuple(providers)))
+    def correction(solution, drawn, setting, ancestor_ms):
+        asked_for.append(("pilots", tuple(setting.providers)))
         return 1.0
 
     monkeypatch.setattr("evonnx.evolution.beginning.measure_alignment", alignment)

@@ -399,12 +399,21 @@ def test_a_constant_that_would_explode_is_not_computed():
     b = Builder([1, 4])
     column, row = b.constant(b.values(1 << 15, 1), "column"), b.constant(b.values(1, 1 << 15), "row")
     huge = b.node("Add", column, row)
-    huger = b.node("Expand", b.constant(np.float32(1)), b.ints(1 << 20, 1 << 20))
+    huger = b.node("Expand", b.constant(np.float32(1)), b.ints(1 << 15, 1 << 15))
     y = b.node("Add", b.gemm("x", 4, 1), b.node("ReduceMax", huge, keepdims=0))
     b.output(b.node("Add", y, b.node("ReduceMax", huger, keepdims=0)), [1, 1], "y")
     found = network_of(ir.from_proto(b.model()), "huge")
     assert not found.notes
     assert set(found.weights) == {"gemm1.weight"}
+
+
+def test_a_tensor_that_no_machine_should_hold_is_refused():
+    b = Builder([1, 4])
+    huge = b.node("Expand", b.constant(np.float32(1)), b.ints(1 << 16, 1 << 15))
+    y = b.node("Add", b.gemm("x", 4, 1), b.node("ReduceMax", huge, keepdims=0))
+    b.output(y, [1, 1], "y")
+    with pytest.raises(ModelError, match=r"'expand1_out' would have the shape \[65536, 32768\]"):
+        network_of(ir.from_proto(b.model()), "huge")
 
 
 def test_a_model_without_constant_subgraphs_is_not_cloned():

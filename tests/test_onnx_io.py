@@ -20,8 +20,11 @@ from evonnx.errors import ModelError
 from evonnx.network import load_network
 from evonnx.onnx_io import files as onnx_io
 from evonnx.onnx_io import versions as onnx_versions
+from evonnx.onnx_io.detached import LARGE
+from evonnx.onnx_io.reading import read_message
 from evonnx.onnx_io.standard import check_file
 from evonnx.onnx_io.tensors import tensors_of
+from evonnx.onnx_io.wire import GRAPH, INITIALIZER, _field
 
 Edit = Callable[[onnx.ModelProto], None]
 
@@ -88,6 +91,64 @@ def test_a_large_file_reads_the_same(name, graph_file, tmp_path, monkeypatch):
     monkeypatch.undo()
     onnx_io.save_model(onnx_io.load_model(graph_file(name)), tmp_path / "small.onnx")
     assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "small.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_weights_are_read_beside_the_message(name, tmp_path):
+    before = GRAPHS[name]()
+    onnx.save(before, tmp_path / "in.onnx")
+    proto, arrays = read_message(tmp_path / "in.onnx")
+    large = {one.name: one for one in before.graph.initializer if len(one.raw_data) >= LARGE}
+    plain = {n for n, one in large.items() if one.data_type != onnx.TensorProto.BFLOAT16}
+    assert arrays.keys() == plain
+    for tensor in proto.graph.initializer:
+        if tensor.name in arrays:
+            assert not arrays[tensor.name].flags.writeable
+            assert not tensor.raw_data
+            tensor.raw_data = arrays[tensor.name].tobytes()
+    assert proto == before
+
+
+def _twice(data: bytes, model: onnx.ModelProto) -> bytes:
+    """A second graph, which protobuf merges with the first."""
+    more = onnx.ModelProto()
+    more.graph.doc_string = "more"
+    return data + more.SerializeToString()
+
+
+def _two_values(data: bytes, model: onnx.ModelProto) -> bytes:
+    """Values that occur twice in a tensor: the last ones count."""
+    tensor = next(one for one in model.graph.initializer if len(one.raw_data) >= LARGE)
+    other = onnx.TensorProto(raw_data=bytes(len(tensor.raw_data))).SerializeToString()
+    rest = onnx.ModelProto()
+    rest.CopyFrom(model)
+    del rest.graph.initializer[:]
+    content = b"".join(
+        b"".join(_field(INITIALIZER, [one.SerializeToString() + (other if one.name == tensor.name else b"")]))
+        for one in model.graph.initializer
+    )
+    inner = rest.graph.SerializeToString() + content
+    rest.ClearField("graph")
+    return rest.SerializeToString() + b"".join(_field(GRAPH, [inner]))
+
+
+def _misshapen(data: bytes, model: onnx.ModelProto) -> bytes:
+    """A tensor of a shape that its bytes do not fit."""
+    tensor = next(one for one in model.graph.initializer if len(one.raw_data) >= LARGE)
+    tensor.dims.append(2)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("change", [_twice, _two_values, _misshapen])
+def test_what_is_unusual_in_a_file_is_read_as_protobuf_reads_it(change, tmp_path):
+    model = lenet()
+    (tmp_path / "odd.onnx").write_bytes(change(model.SerializeToString(), model))
+    wanted = onnx.load(tmp_path / "odd.onnx")
+    proto, arrays = read_message(tmp_path / "odd.onnx")
+    for tensor in proto.graph.initializer:
+        if tensor.name in arrays:
+            tensor.raw_data = arrays[tensor.name].tobytes()
+    assert proto == wanted
 
 
 def test_real_files_round_trip(shared_data, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from packaging.markers import Marker, default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -43,6 +44,18 @@ def test_exactly_one_onnxruntime_is_asked_for(system: str, machine: str, runtime
     assert wanted_runtimes(PROJECT["dependencies"], **platform) == {runtime}
     for extra in PROJECT["optional-dependencies"].values():
         assert wanted_runtimes(extra, **platform) <= {runtime}
+
+
+def test_the_oldest_libraries_are_the_oldest_that_are_allowed() -> None:
+    extras = PROJECT["optional-dependencies"]
+    asked = [Requirement(text) for text in [*PROJECT["dependencies"], *extras["torch"], *extras["images"]]]
+    floors = {one.name: next(iter(one.specifier)).version for one in asked}
+    lines = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
+    oldest = [Requirement(line) for line in lines if not line.startswith("#")]
+    pinned = {one.name: next(iter(one.specifier)).version for one in oldest}
+    assert set(floors) <= set(pinned)
+    for name, floor in floors.items():
+        assert Version(pinned[name]) == Version(floor), name
 
 
 def test_nothing_installed_pulls_in_the_other_onnxruntime() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,11 @@ from evonnx.errors import ProofError
 from evonnx.masking import apply_masks
 from evonnx.network import load_network, network_of
 from evonnx.onnx_io import Detached
-from evonnx.proof import Proof, prove, require
+from evonnx.proof import Proof, prove, proving, require
 from evonnx.proof.copies import Compared
 from evonnx.proof.inputs import feed, first_sizes, second_sizes
-from evonnx.proof.judging import POWER, Reading, Tally, detail_of, enter
+from evonnx.proof.judging import POWER, Meeting, Reading, Tally, detail_of, enter, moves_between
+from evonnx.proof.levels import gaps_between, is_finite, sizes_of
 from evonnx.proof.precision import float32_copy, is_low_precision
 from evonnx.sessions import InputSpec, make_session, random_array, run_session
 
@@ -196,10 +198,68 @@ def test_slices_are_held_against_their_own_moves(
     want[1, 0], other[1, 0] = constant, constant + moving
     got = want.copy()
     got[1, 7] += error
-    assert Reading(want, other, 1e-4).agrees(got, []) == allowed
+    meeting = Meeting(Reading(want, 1e-4, moves_between(other, want)), got)
+    assert meeting.agrees([]) == allowed
     noisy = want.copy()
     noisy[1, 30] += error
-    assert Reading(want, other, 1e-4).agrees(got, [noisy])
+    assert meeting.agrees([noisy])
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (7,), (0, 3), (1, 6, 5, 4), (40, 3), (3, 40), (2, 300, 700), (600, 1, 900)]
+)
+def test_levels_are_the_largest_of_every_slice(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(len(shape))
+    one, other = (np.asarray(rng.standard_normal(shape), dtype=np.float32) for _ in range(2))
+    for found, magnitudes in ((sizes_of(one), np.abs(one)), (gaps_between(one, other), np.abs(one - other))):
+        assert found[0].shape == (1,) * len(shape)
+        assert found[0].max() == magnitudes.max(initial=0)
+        wanted = []
+        for axis, length in enumerate(shape):
+            if length > 1 and magnitudes.size >= 16 * length:
+                others = tuple(place for place in range(len(shape)) if place != axis)
+                wanted.append(magnitudes.max(axis=others, keepdims=True))
+        assert len(found) == 1 + len(wanted)
+        for level, exact in zip(found[1:], wanted, strict=True):
+            np.testing.assert_array_equal(level, exact)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_shows_in_levels(value: float) -> None:
+    whole = np.ones((300, 700), np.float32)
+    broken = whole.copy()
+    broken[299, 3] = value
+    assert is_finite(sizes_of(whole))
+    assert is_finite(gaps_between(whole, whole))
+    assert not is_finite(sizes_of(broken))
+    assert not is_finite(gaps_between(broken, whole))
+    assert not is_finite(gaps_between(broken, broken))
+    meeting = Meeting(Reading(broken, 1e-4, moves_between(whole, broken)), broken.copy())
+    assert meeting.agrees([])
+    assert not Meeting(Reading(broken, 1e-4), whole).agrees([])
+    assert not Meeting(Reading(whole, 1e-4), broken).agrees([])
+    changed = broken.copy()
+    changed[0, 0] += 1
+    assert not Meeting(Reading(broken, 1e-4), changed).agrees([])
+
+
+def test_of_all_outputs_two_sets_are_in_memory_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = network_of(ir.from_proto(GRAPHS["residual_bn"]()), "residual_bn")
+    case = case_of("uncut", network, network)
+    alive: list[weakref.ref[np.ndarray]] = []
+    most = 0.0
+
+    def counted(session: object, feeds: object, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
+        nonlocal most
+        results = run_session(session, feeds, outputs)
+        if len(results) > 1:  # not when only a size is tried
+            alive.extend(map(weakref.ref, results.values()))
+            most = max(most, sum(one() is not None for one in alive) / len(results))
+        return results
+
+    monkeypatch.setattr(proving, "run_session", counted)
+    assert prove(case.masked.model, case.compacted, threads=1).passed
+    assert most == 2
 
 
 @pytest.mark.parametrize(
@@ -209,7 +269,8 @@ def test_a_small_excess_is_void_and_a_large_one_a_fault(error: float, void: bool
     rng = np.random.default_rng(0)
     want, other = (1 + 0.1 * rng.uniform(-1, 1, (2, 40)).astype(np.float32) for _ in range(2))
     tally = Tally(Compared("t", (), "node"))
-    enter(tally, Reading(want, other, 1e-4), [], want + np.float32(error), redrawn=True)
+    reading = Reading(want, 1e-4, moves_between(other, want))
+    enter(tally, Meeting(reading, want + np.float32(error)), [], redrawn=True)
     detail = detail_of(tally, set())
     assert (detail.void, detail.passed) == (void, passed), detail
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import numpy as np
 import pytest
 
+from evonnx.durable import is_storage_failure, sync_folder
 from evonnx.errors import RunError
 from evonnx.run_store import (
     LINEAGE_FILE,
@@ -125,3 +129,51 @@ def test_nan_never_reaches_a_document(tmp_path):
     assert not list(tmp_path.iterdir())
     write_json(tmp_path / "run.json", {"score": 1.0})
     assert read_json(tmp_path / "run.json") == {"score": 1.0}
+
+
+def test_the_best_model_is_a_copy_with_the_file_of_its_weights(tmp_path):
+    store = RunStore.create(tmp_path / "run", {})
+    commit(store, 1)
+    source = store.generation_folder(1) / "compact.onnx"
+    source.write_bytes(b"model")
+    source.with_name("compact.onnx.data").write_bytes(b"weights")
+    source.with_name("masked.onnx.data").write_bytes(b"another's")
+    store.keep_as_best(source)
+    assert (store.folder / "best.onnx").read_bytes() == source.read_bytes() == b"model"
+    assert (store.folder / "compact.onnx.data").read_bytes() == b"weights"
+    assert {path.name for path in store.folder.iterdir()} == {
+        *("run.json", "gen-01", "best.onnx", "compact.onnx.data")
+    }
+
+
+def test_what_cannot_be_put_in_place_is_told_and_leaves_what_was_there(tmp_path, monkeypatch):
+    store = RunStore.create(tmp_path / "run", {})
+    (store.folder / "best.onnx").write_bytes(b"old")
+    (tmp_path / "new.onnx").write_bytes(b"new")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="No space left") as told:
+        store.keep_as_best(tmp_path / "new.onnx")
+    assert is_storage_failure(told.value)
+    assert (store.folder / "best.onnx").read_bytes() == b"old"
+    assert {path.name for path in store.folder.iterdir()} == {"run.json", "best.onnx"}
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(errno.EIO, True), (errno.EINVAL, False), (errno.ENOTSUP, False)]
+)
+def test_a_folder_that_cannot_be_flushed_is_an_error_only_where_it_could_be(
+    tmp_path, monkeypatch, number, raised
+):
+    def fails(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    if raised:
+        with pytest.raises(OSError, match="error"):
+            sync_folder(tmp_path)
+    else:
+        sync_folder(tmp_path)

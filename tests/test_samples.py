@@ -211,10 +211,10 @@ def test_a_structure_is_trained_from_scratch(data, tmp_path):
     script("resnet56_cifar10").main(["--out", str(out), *TINY, "--blocks", "1"])
     model = str(out / "resnet56.onnx")
     found = subprocess.run(
-        [sys.executable, str(baselines), "scratch", "--model", model, "--like", model, "--epochs", "1"],
+        [sys.executable, str(baselines), "scratch", "--model", model, "--like", model, "--epochs", "4"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert re.search(r"scratch \| 1.00x MACs .* test \d+\.\d\d \| 1 epochs, seed 0", found.stdout)
+    assert re.search(r"scratch \| 1.00x MACs .* test \d+\.\d\d \| 4 epochs, seed 0", found.stdout)
     (folder,) = (tmp_path / "runs" / "resnet56_cifar10" / "baselines").iterdir()
     given, start, end = (
         initializer_arrays(load_model(path))

@@ -11,12 +11,15 @@ from torch_support import reference
 torch = pytest.importorskip("torch")
 
 from evonnx.errors import AdapterError  # noqa: E402
+from evonnx.onnx_io.versions import newest_supported  # noqa: E402
 from evonnx_torch.module import OnnxModule  # noqa: E402
 
 
 @pytest.mark.parametrize("one", CASES, ids=lambda one: one.label)
 def test_operator_agrees_with_onnxruntime(one: Case) -> None:
     model = model_of(one)
+    if model.opset_import[0].version > newest_supported()[0]:
+        pytest.skip("this onnxruntime does not load the opset")
     feed = {f"x{i}": array for i, array in enumerate(one.data)}
     want = reference(model, feed)
     module = OnnxModule(ir.from_proto(model))

@@ -52,7 +52,7 @@ def test_mixed_precision_trains_as_well_and_repeats(tmp_path: Path, monkeypatch:
     mixed = [run(path, task, budget, ancestor=path, options={"precision": "amp"}) for _ in range(2)]
     assert digest(mixed[0].weights) == digest(mixed[1].weights) != digest(plain.weights)
     check_result(initializer_arrays(load_model(path)), {}, mixed[0], "torch")
-    assert mixed[0].history[-1].loss == pytest.approx(plain.history[-1].loss, rel=0.1)
+    assert mixed[0].history[-1].loss == pytest.approx(plain.history[-1].loss, rel=0.25)
     assert not mixed[0].notes
 
 

@@ -35,11 +35,12 @@ from evonnx.adapter import (  # noqa: E402
     TrainingBudget,
     check_result,
 )
-from evonnx.errors import AdapterError  # noqa: E402
+from evonnx.errors import AdapterError, AdapterMemoryError  # noqa: E402
 from evonnx.masks import Masks  # noqa: E402
 from evonnx.onnx_io import initializer_arrays, load_model  # noqa: E402
-from evonnx.task import Loss  # noqa: E402
+from evonnx.task import Batch, Loss  # noqa: E402
 from evonnx_torch import TorchAdapter  # noqa: E402
+from evonnx_torch.training import Trainer  # noqa: E402
 
 
 def random_masks(model: Path, share: float = 0.7, seed: int = 0) -> Masks:
@@ -133,7 +134,9 @@ def test_divergence_is_undone_and_retried_more_gently(tmp_path: Path) -> None:
     path = write(model, tmp_path / "m.onnx")
     hot = replace(BUDGET, epochs=2, learning_rate=300.0, clip_norm=0.0, warmup=0.0, schedule="constant")
     result = run(path, labelled(model, count=256, classes=5), hot)
-    assert any("diverged in epoch" in note and "retried" in note for note in result.notes)
+    assert result.faults[0].kind == "divergence"
+    assert result.faults[0].detail.startswith("In epoch 2 the loss")
+    assert result.faults[0].action == "undone and retried at learning rate 90"
     check_result(initializer_arrays(load_model(path)), {}, result, "torch")
 
 
@@ -144,6 +147,36 @@ def test_hopeless_rates_are_an_error_that_names_the_remedy(tmp_path: Path) -> No
         run(write(model, tmp_path / "m.onnx"), labelled(model, count=256, classes=5), hot)
 
 
+@pytest.mark.parametrize(
+    "full",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: no"),
+    ],
+    ids=["device", "host"],
+)
+def test_a_lack_of_memory_is_told_as_such_and_smaller_batches_are_heard(
+    full: RuntimeError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = GRAPHS["lenet"]()
+    path, task = write(model, tmp_path / "m.onnx"), labelled(model, classes=5)
+    sizes: list[int] = []
+    step = Trainer.step
+
+    def limited(self: Trainer, batch: Batch, *more: Any) -> Any:
+        sizes.append(batch.size)
+        if batch.size > 16:
+            raise full
+        return step(self, batch, *more)
+
+    monkeypatch.setattr(Trainer, "step", limited)
+    with pytest.raises(AdapterMemoryError, match=r"ran out of memory on m.onnx: .*allocate"):
+        run(path, task, replace(BUDGET, batch_size=32))
+    sizes.clear()
+    run(path, task, replace(BUDGET, batch_size=32, batch_share=0.5))
+    assert set(sizes) == {16}
+
+
 def test_a_retraining_that_only_harms_is_undone(tmp_path: Path) -> None:
     """The ancestor itself, taught by itself, cannot improve."""
     model = GRAPHS["residual_folded"]()
@@ -151,7 +184,8 @@ def test_a_retraining_that_only_harms_is_undone(tmp_path: Path) -> None:
     arrays = initializer_arrays(load_model(path))
     decaying = replace(BUDGET, learning_rate=1.0, schedule="constant", weight_decay=0.9)
     result = run(path, distilled(labelled(model)), decaying, ancestor=path)
-    assert any("as inherited" in note for note in result.notes)
+    assert [fault.kind for fault in result.faults] == ["no help"] * 2
+    assert result.faults[1].action == "undone; weights as inherited"
     assert all(np.array_equal(array, arrays[name]) for name, array in result.weights.items())
 
 
@@ -164,7 +198,7 @@ def test_learning_moved_images_is_no_harm(tmp_path: Path) -> None:
     path = write(with_arrays(model, learned.weights), tmp_path / "fitted.onnx")
     result = run(path, task, replace(fitted, augment="shift:1"))
     assert 2 * learned.history[-1].loss < result.history[-1].loss < result.history[0].loss
-    assert not any("did not help" in note for note in result.notes)
+    assert not result.faults
 
 
 @pytest.mark.parametrize(

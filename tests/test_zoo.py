@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from packaging.version import Version
 from removal_support import random_masks, reread
 from zoo import ZOO
 from zoo.shares import Shares, golden, record, removable_shares
@@ -74,6 +76,8 @@ def test_there_are_architectures_of_every_family() -> None:
 
 @pytest.mark.parametrize(("name", "exporter"), CASES)
 def test_half_of_the_channels_go(name: str, exporter: str, exported: Exported, tmp_path: Path) -> None:
+    if exporter == "dynamo" and Version(version("torch")) < Version("2.9"):
+        pytest.skip("this exporter does not know all of the operators")
     path = exported(name, exporter)
     network = load(path, name, exporter)
     coupling = analyse(network)

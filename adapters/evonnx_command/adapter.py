@@ -32,8 +32,9 @@ class CommandAdapter:
     seconds (none by default); `task`, the path of the task file for {task}.
 
     The program runs in the folder that evonnx was started in; its files are in a temporary folder that is
-    removed afterwards. Lines it prints such as `epoch 1/3 loss 0.25` become progress and history, other lines
-    go to stderr.
+    removed afterwards, but for {checkpoint}, where it may keep its progress: if the program sees to it, a
+    retraining that is killed goes on from there. Lines it prints such as `epoch 1/3 loss 0.25` become
+    progress and history, other lines go to stderr.
     """
 
     name = "command"
@@ -88,6 +89,7 @@ def _values(request: RetrainRequest, folder: Path, used: set[str]) -> dict[str, 
         "model": str(_model_copy(request.model, folder)),
         "masks": str(folder / "masks.safetensors"),
         "output": str(folder / "output"),
+        "checkpoint": str((request.checkpoint or folder / "checkpoint").resolve()),
         "epochs": str(request.budget.epochs),
         "seed": str(request.seed),
     }

@@ -19,6 +19,9 @@ PLACEHOLDERS: Mapping[str, str] = {
     "data": "an .npz file with the training inputs by graph input name, and `targets` where there are labels "
     "(`targets.OUTPUT` and `weights.OUTPUT` where the loss has several terms)",
     "ancestor": "the ancestor's ONNX file, to distil from",
+    "checkpoint": "a file for the program's own progress: not there at first, and as the program left it "
+    "where evonnx was killed and asks the same again (write it beside and rename it; it is removed "
+    "afterwards)",
     "epochs": "how many epochs to train",
     "seed": "a whole number to seed with",
 }

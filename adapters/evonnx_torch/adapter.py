@@ -17,7 +17,8 @@ class TorchAdapter:
 
     Options of a request: `renormalize` ("auto", "on", "off"): put normalisation back behind convolutions for
     the time of retraining; `precision` ("auto", "fp32", "amp"): mixed precision, where the device has
-    bfloat16; `device` ("auto", "cpu", "cuda").
+    bfloat16; `device` ("auto", "cpu", "cuda"); `checkpoint`: seconds between two savings of progress within
+    an epoch (30).
     """
 
     name = "torch"

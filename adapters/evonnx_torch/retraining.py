@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -13,20 +14,27 @@ import onnx_ir as ir
 import torch
 
 from evonnx.adapter import RetrainRequest, RetrainResult
-from evonnx.errors import AdapterError
+from evonnx.errors import AdapterError, AdapterMemoryError
 from evonnx.masks import Masks
 from evonnx.network import Array, network_of
 from evonnx.onnx_io import load_model, stored_parameters
 from evonnx.resources import count
 from evonnx.task import Batch, Task
 from evonnx_torch.augmentation import read_augmentation
-from evonnx_torch.checkpoint import Checkpoint, key_of
+from evonnx_torch.checkpoint import SECONDS, Checkpoint, key_of
 from evonnx_torch.feeding import accepted_chunk, activation_bytes, chunks
 from evonnx_torch.heads import Head
 from evonnx_torch.module import OnnxModule
 from evonnx_torch.objective import Objective, loss_heads
 from evonnx_torch.renormalize import Renormalization, is_bare_and_deep, wanted
-from evonnx_torch.runtime import deterministic, native_bfloat16, pick_device, roomy_heap
+from evonnx_torch.runtime import (
+    deterministic,
+    is_memory_error,
+    native_bfloat16,
+    pick_device,
+    release,
+    roomy_heap,
+)
 from evonnx_torch.sensitivity import measure
 from evonnx_torch.settings import TEMPERATURE, choose_batch_size, resolve
 from evonnx_torch.stepping import cuda_recorder
@@ -78,10 +86,16 @@ def sensitivities(request: RetrainRequest) -> dict[str, Array]:
 @contextmanager
 def _running(request: RetrainRequest, device: torch.device) -> Iterator[None]:
     """Deterministic, with torch's own errors told as an adapter's."""
+    release(device)
     with roomy_heap(), deterministic(request.seed, request.budget.threads, device):
         try:
             yield
         except RuntimeError as error:  # torch's own: out of memory, no deterministic form on this device, ...
+            if is_memory_error(error):
+                raise AdapterMemoryError(
+                    f"PyTorch ran out of memory on {request.model.name}: {str(error).splitlines()[0]} Try a "
+                    "smaller batch size, or `device=cpu`."
+                ) from error
             raise AdapterError(
                 f"PyTorch failed on {request.model.name}: {str(error).splitlines()[0]} "
                 "Try a smaller batch size, or `device=cpu`."
@@ -123,7 +137,9 @@ def _retrain(request: RetrainRequest, teachers: dict[object, object], device: to
         )
     trainer = make_trainer(request, model, module, teachers)
     trainer.run()
-    return RetrainResult(_masked(module.arrays(), request.masks), trainer.history, trainer.notes)
+    return RetrainResult(
+        _masked(module.arrays(), request.masks), trainer.history, trainer.notes, trainer.faults
+    )
 
 
 def make_trainer(
@@ -169,7 +185,7 @@ def make_trainer(
         request.seed,
         request.progress,
         _autocast(mixed, device),
-        Checkpoint(request.checkpoint, key_of(request) if request.checkpoint else ""),
+        Checkpoint(request.checkpoint, key_of(request) if request.checkpoint else "", _seconds(request)),
         cuda_recorder(device) if _is_captured(model, batch_size, options["capture"], device) else None,
     )
     if options["capture"] == "on" and device.type != "cuda":
@@ -195,6 +211,21 @@ def _options(request: RetrainRequest) -> dict[str, str]:
                 f"it must be one of {', '.join(_CHOICES[name])}."
             )
     return chosen
+
+
+def _seconds(request: RetrainRequest) -> float:
+    """Between places within an epoch that are kept."""
+    text = request.options.get("checkpoint", str(SECONDS))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise AdapterError(
+            f"The torch adapter's option 'checkpoint' is {text!r}; it must be a number of seconds: how "
+            "often progress is kept on disk within an epoch."
+        )
+    return seconds
 
 
 def _device(option: str) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -73,6 +74,18 @@ def fits(size: int, device: torch.device) -> bool:
     """Whether so many bytes may stay on a device: always on the CPU, up to a quarter of what is free on a
     GPU."""
     return device.type != "cuda" or 4 * size <= torch.cuda.mem_get_info(device)[0]
+
+
+def is_memory_error(error: RuntimeError) -> bool:
+    """Whether torch says that memory did not suffice, of a device or of the host."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def release(device: torch.device) -> None:
+    """Let go of what a retraining that failed may have left on a device."""
+    if device.type == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

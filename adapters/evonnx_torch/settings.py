@@ -51,15 +51,14 @@ def choose_batch_size(budget: TrainingBudget, examples: int, activation_bytes: i
         examples: size of the training split.
         activation_bytes: of one example's forward pass.
     """
-    if budget.batch_size is not None:
-        return budget.batch_size
     largest, smallest = _BATCHES
-    size = largest
-    while size > smallest and size * _STEPS_PER_EPOCH > examples:
-        size //= 2
-    while size > 1 and size * activation_bytes > _ACTIVATION_BYTES:
-        size //= 2
-    return size
+    size = budget.batch_size or largest
+    if budget.batch_size is None:
+        while size > smallest and size * _STEPS_PER_EPOCH > examples:
+            size //= 2
+        while size > 1 and size * activation_bytes > _ACTIVATION_BYTES:
+            size //= 2
+    return max(1, int(size * budget.batch_share))
 
 
 def resolve(
@@ -100,7 +99,7 @@ def resolve(
     settings = Settings(
         epochs=budget.epochs,
         batch_size=batch_size,
-        learning_rate=_or(budget.learning_rate, usual),
+        learning_rate=_or(budget.learning_rate, usual) * budget.rate_share,
         optimizer=optimizer,
         weight_decay=_or(budget.weight_decay, 1e-4 if optimizer == "sgd" else 1e-2),
         schedule=schedule,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from evonnx.adapter import EpochRecord, Progress
 from evonnx.errors import AdapterError
+from evonnx.faults import Fault
 from evonnx.masks import Mask
 from evonnx.task import Batch, Task
 from evonnx_torch.augmentation import read_augmentation
-from evonnx_torch.checkpoint import Checkpoint, Place
+from evonnx_torch.checkpoint import BEFORE, Checkpoint, Place, Within, before
 from evonnx_torch.feeding import chunks
 from evonnx_torch.module import OnnxModule
 from evonnx_torch.objective import Objective
@@ -24,15 +26,13 @@ from evonnx_torch.renormalize import Renormalization
 from evonnx_torch.runtime import random_state, set_random_state
 from evonnx_torch.settings import Settings
 from evonnx_torch.stepping import CapturedStepper, Piece, Recorder, Stepper
+from evonnx_torch.watching import Diverged, Watch
 
 _RETRIES = 4
 _GENTLER = 0.3
 """Factor on the learning rate after a rollback."""
 _MUCH_GENTLER = 0.1
 """Factor for a second attempt where a whole retraining made the loss larger."""
-_RUINED = 4.0
-"""A loss this many times the first one, for `_PATIENCE` steps in a row, will not come back by itself."""
-_PATIENCE = 30
 _LOSS_FLOOR = 0.5
 """First losses below this count as this: near zero, a multiple means nothing."""
 _PROBE_BATCHES = 4
@@ -42,34 +42,6 @@ _STATISTICS_BATCHES = 50
 SMALLEST_NORM_BATCH = 32
 """Statistics of fewer examples are so noisy that learning from a teacher makes a network worse, not
 better."""
-
-
-class Diverged(Exception):
-    """The loss is not finite, or far above where it started."""
-
-
-class _Watch:
-    """Losses of one epoch, read in groups: raises `Diverged` on what will not come back."""
-
-    def __init__(self, reference: float) -> None:
-        self.limit = _RUINED * reference
-        self.pending: list[Tensor] = []
-        self.total, self.count, self.bad, self.last = 0.0, 0, 0, math.nan
-
-    @property
-    def mean(self) -> float:
-        return self.total / max(self.count, 1)
-
-    def look(self) -> None:
-        """Read what is pending."""
-        for value in torch.stack(self.pending).tolist() if self.pending else []:
-            if not math.isfinite(value):
-                raise Diverged("the loss is not finite")
-            self.bad = self.bad + 1 if value > self.limit else 0
-            if self.bad >= _PATIENCE:
-                raise Diverged(f"the loss stays above {self.limit:.3g}")
-            self.total, self.count, self.last = self.total + value, self.count + 1, value
-        self.pending.clear()
 
 
 class Trainer:
@@ -87,7 +59,7 @@ class Trainer:
         seed: of data order and augmentation.
         progress: told about the loss now and then.
         autocast: makes the context that forward passes run in (mixed precision).
-        checkpoint: where progress is kept after each epoch.
+        checkpoint: where progress is kept after each epoch, and within long ones.
         recorder: captures steps; None: they are launched operation by operation.
     """
 
@@ -113,6 +85,7 @@ class Trainer:
         self.progress, self.autocast = progress, autocast
         self.history: list[EpochRecord] = []
         self.notes: list[str] = []
+        self.faults: list[Fault] = []
         # A task may give smaller batches than it is asked for.
         self._first = first
         self._augmentation = read_augmentation(settings.augment)
@@ -138,15 +111,22 @@ class Trainer:
             )
         original = snapshot(self._state())
         for attempt, factor in enumerate((1.0, _MUCH_GENTLER)):
+            if attempt < self.checkpoint.attempt():
+                continue  # a killed process was past it, and its notes say so
             after = self._attempt(attempt, factor, max(before, _LOSS_FLOOR))
             # A little worse is noise of the few batches that are looked at.
             if after <= before * 1.05 + 1e-4:
                 break
             restore(self._state(), original)
-            self.notes.append(
-                f"retraining at learning rate {self.settings.learning_rate * factor:.2g} did not help "
-                f"(loss {before:.4g} before, {after:.4g} after); undone"
-                + (" and retried at a lower one" if factor == 1.0 else ", the weights are as inherited")
+            rate = self.settings.learning_rate * factor
+            self.faults.append(
+                Fault(
+                    "retraining",
+                    "no help",
+                    f"Retraining at learning rate {rate:.2g} made the loss larger: {before:.4g} before, "
+                    f"{after:.4g} after.",
+                    "undone and retried at a lower rate" if factor == 1.0 else "undone; weights as inherited",
+                )
             )
         if self.renormalization is not None:
             self.renormalization.fold()
@@ -204,14 +184,26 @@ class Trainer:
         schedule = Schedule(
             settings.schedule, settings.learning_rate, self._steps * settings.epochs, settings.warmup
         )
-        retries, epoch = 0, 1
-        if place := self._resumed(attempt, optimizer, average):
+        retries, epoch, within = 0, 1, Within()
+        good = snapshot(self._undoable(average))
+        if found := self._resumed(attempt, optimizer, average):
+            place, good = found
             retries, epoch, factor = place.retries, place.epoch + 1, place.factor
+            within = place.within or within
+
+        def save(done: int, within: Within | None = None) -> None:
+            updates = optimizer.count, average.count if average else 0
+            notes = tuple(self.history), tuple(self.notes), tuple(self.faults)
+            tensors = self._progress_tensors(optimizer, average)
+            self.checkpoint.save(
+                Place(attempt, done, retries, factor, updates, *notes, within),
+                tensors if within is None else tensors | before(good),
+            )
+
         while epoch <= settings.epochs:
-            good = snapshot(self._state())
-            good_average = snapshot(average.named()) if average else {}
+            keep = partial(save, epoch - 1)
             try:
-                loss = self._epoch(epoch, stepper, schedule, factor, reference)
+                loss = self._epoch(epoch, stepper, schedule, factor, reference, within, keep)
             except Diverged as reason:
                 retries += 1
                 if retries > _RETRIES:
@@ -221,26 +213,21 @@ class Trainer:
                         "or use the adam optimizer."
                     ) from None
                 factor *= _GENTLER
-                self.notes.append(
-                    f"diverged in epoch {epoch} ({reason}); undone and retried at learning rate "
-                    f"{settings.learning_rate * factor:.2g}"
-                )
-                restore(self._state(), good)
-                if average:
-                    restore(average.named(), good_average)
+                action = f"undone and retried at learning rate {settings.learning_rate * factor:.2g}"
+                self.faults.append(Fault("retraining", "divergence", f"In epoch {epoch} {reason}.", action))
+                restore(self._undoable(average), good)
                 optimizer.restart()
+                within = Within()
                 continue
             rate = schedule.rate(epoch * self._steps - 1) * factor
             self.history.append(EpochRecord(epoch, loss, rate))
-            updates = optimizer.count, average.count if average else 0
-            self.checkpoint.save(
-                Place(attempt, epoch, retries, factor, updates, tuple(self.history), tuple(self.notes)),
-                self._progress_tensors(optimizer, average),
-            )
-            epoch += 1
+            save(epoch)
+            epoch, within, good = epoch + 1, Within(), snapshot(self._undoable(average))
 
-    def _resumed(self, attempt: int, optimizer: Optimizer, average: Average | None) -> Place | None:
-        """Go on from what an earlier process kept of this attempt."""
+    def _resumed(
+        self, attempt: int, optimizer: Optimizer, average: Average | None
+    ) -> tuple[Place, dict[str, Tensor]] | None:
+        """Go on from what an earlier process kept of this attempt; with what a rollback puts back."""
         tensors = self._progress_tensors(optimizer, average)
         found = self.checkpoint.load(tensors)
         if found is None or found[0].attempt != attempt:
@@ -252,34 +239,58 @@ class Trainer:
         if average is not None:
             average.count = place.updates[1]
         self.history, self.notes = list(place.history), list(place.notes)
-        return place
+        self.faults = list(place.faults)
+        good = snapshot(self._undoable(average))
+        if place.within is not None:
+            good = {name: kept[f"{BEFORE}{name}"].clone() for name in good}
+        return place, good
 
-    def _progress_tensors(self, optimizer: Optimizer, average: Average | None) -> dict[str, Tensor]:
-        """All tensors that the next epoch depends on."""
+    def _undoable(self, average: Average | None) -> dict[str, Tensor]:
+        """What a rollback puts back."""
         return {
             **{f"state/{name}": tensor for name, tensor in self._state().items()},
-            **{f"momenta/{name}": tensor for name, tensor in optimizer.momenta().items()},
             **{f"average/{index}": tensor for index, tensor in (average.named() if average else {}).items()},
+        }
+
+    def _progress_tensors(self, optimizer: Optimizer, average: Average | None) -> dict[str, Tensor]:
+        """All tensors that the next step depends on."""
+        return {
+            **self._undoable(average),
+            **{f"momenta/{name}": tensor for name, tensor in optimizer.momenta().items()},
             **random_state(self.module.device),
         }
 
     def _epoch(
-        self, epoch: int, stepper: Stepper, schedule: Schedule, factor: float, reference: float
+        self,
+        epoch: int,
+        stepper: Stepper,
+        schedule: Schedule,
+        factor: float,
+        reference: float,
+        begun: Within,
+        save: Callable[[Within], None],
     ) -> float:
-        """One pass over the training split; the mean loss."""
+        """One pass over the training split, from where it was left; the mean loss."""
         self.module.train()
         rng = np.random.default_rng([self.seed, epoch])
         # Reading the loss waits for the GPU; on the CPU it costs nothing.
         every = 1 if self.module.device.type == "cpu" else 16
         news = max(1, self._steps // 50)
-        watch = _Watch(reference)
+        watch = Watch(reference, begun)
         for step, batch in enumerate(self.task.batches("train", self.settings.batch_size, rng)):
+            if step < begun.steps:
+                self._augmentation(batch, rng)  # draws what it drew then
+                if step % news == 0:  # silence would be taken for hanging
+                    self.progress(Progress(epoch, self.settings.epochs, step + 1, self._steps, begun.last))
+                continue
             rate = schedule.rate((epoch - 1) * self._steps + step) * factor
             watch.pending.append(self.step(batch, rng, stepper, rate))
             if len(watch.pending) >= every:
                 watch.look()
                 if step % news < every:
                     self.progress(Progress(epoch, self.settings.epochs, step + 1, self._steps, watch.last))
+                if self.checkpoint.is_due():
+                    save(watch.within)
         watch.look()
         if not all(bool(torch.isfinite(p).all()) for p in stepper.optimizer.parameters):
             raise Diverged("weights are not finite")

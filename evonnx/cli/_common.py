@@ -12,10 +12,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TextIO
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TextIO
 
 import typer
 
+from evonnx.cli._signals import stoppable, what_happened
 from evonnx.errors import EvonnxError
 from evonnx.text import plain
 
@@ -24,6 +26,16 @@ if TYPE_CHECKING:
 
 WIDTH_WITHOUT_TERMINAL = 160
 """Columns for tables in a pipe or a file, where nothing wraps them."""
+
+
+class Provider(StrEnum):
+    """Where onnxruntime runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    TENSORRT = "tensorrt"
+
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
 Output = Annotated[
@@ -35,6 +47,10 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random c
 Threads = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="Threads of onnxruntime.", show_default="its own choice"),
+]
+TimedOn = Annotated[
+    Provider,
+    typer.Option("--provider", help="Where the model is to run fast: what is timed is timed there."),
 ]
 InputShapes = Annotated[
     list[str] | None,
@@ -52,46 +68,88 @@ Arguments = ParamSpec("Arguments")
 def command(function: Callable[Arguments, None]) -> Callable[Arguments, None]:
     """Frame a command: errors become one paragraph on standard error and an exit code.
 
-    0 done; 1 an error with its reason; 2 wrong usage; 130 interrupted. Tracebacks need `--debug`. Under
-    `--json`, whatever libraries or task files print goes to standard error: standard output is one document.
+    0 done; 1 an error with its reason; 2 wrong usage; 130 interrupted, 143 ended by SIGTERM. Tracebacks need
+    `--debug`. An error that nobody foresaw is a bug, unless the ONNX standard or onnxruntime refuse the model
+    too. Under `--json`, whatever libraries or task files print goes to standard error: standard output is one
+    document. A note added to an exception is a last sentence that is shown as it is.
     """
 
     @functools.wraps(function)
     def framed(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        if kwargs.get("debug"):
-            with _only_json(bool(kwargs.get("as_json"))):
-                return function(*args, **kwargs)
-        try:
-            with _only_json(bool(kwargs.get("as_json"))):
-                return function(*args, **kwargs)
-        except (typer.Exit, typer.Abort, typer.BadParameter):
-            raise
-        except EvonnxError as error:
-            _fail(str(error))
-        except KeyboardInterrupt:
-            _fail("Interrupted.", code=130)
-        except BrokenPipeError:
-            # The reader of our output went away; keep the interpreter from complaining about it at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except MemoryError:
-            _fail("There is not enough memory for this.")
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            _fail(f"{where}{error.strerror or error}.")
-        except Exception as error:
-            _fail(
-                f"This is a bug in evonnx, not in what you gave it: {type(error).__name__}: {error}. "
-                "Run the command again with --debug for the traceback, and please report it."
-            )
+        with stoppable() as heard:
+            try:
+                with _only_json(bool(kwargs.get("as_json"))):
+                    return function(*args, **kwargs)
+            except (typer.Exit, typer.Abort, typer.BadParameter):
+                raise
+            except KeyboardInterrupt as stop:
+                _leave(stop)
+            except Exception as error:
+                if heard.stop is not None:
+                    heard.stop.__notes__ = getattr(error, "__notes__", [])
+                    _leave(heard.stop)
+                if kwargs.get("debug"):
+                    raise
+                _explain(error, kwargs)
 
     return framed
 
 
-def _fail(message: str, code: int = 1) -> None:
-    """Say why on standard error, as one paragraph, and leave."""
+def _fault_of_models(given: Mapping[str, Any]) -> str | None:
+    """Why one of the models that a command was given is not sound, if one is not."""
+    from evonnx.onnx_io import check_file
+    from evonnx.sessions import make_session
+
+    for name in ("model", "masked", "models", "ancestor"):
+        for path in given.get(name) or () if name == "models" else (given.get(name),):
+            if path is None or not os.path.isfile(path):  # noqa: PTH113 (a text, maybe of no path at all)
+                continue
+            try:
+                check_file(path)
+                make_session(path, threads=1)
+            except EvonnxError as error:
+                return f"{path} is not a sound model, and evonnx cannot work with it. {error}"
+    return None
+
+
+def _explain(error: Exception, given: Mapping[str, Any]) -> None:
+    """Say what went wrong with what was given, and leave."""
+    hint = " ".join(getattr(error, "__notes__", ()))
+    if isinstance(error, EvonnxError):
+        _fail(str(error), hint)
+    if isinstance(error, BrokenPipeError):
+        # The reader of our output went away; keep the interpreter from complaining about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
+    if isinstance(error, MemoryError):
+        _fail("There is not enough memory for this.", hint)
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}.", hint)
+    if fault := _fault_of_models(given):
+        _fail(fault, hint)
+    _fail(
+        f"This is a bug in evonnx, not in what you gave it: {type(error).__name__}: {error}. "
+        "Run the command again with --debug for the traceback, and please report it."
+    )
+
+
+def _leave(stop: KeyboardInterrupt) -> None:
+    """Somebody said that it is enough."""
+    words, code = what_happened(stop)
+    _fail(words, " ".join(getattr(stop, "__notes__", ())), code)
+
+
+def _fail(message: str, hint: str = "", code: int = 1) -> NoReturn:
+    """Say why on standard error, as one paragraph, and leave.
+
+    Args:
+        message: any text.
+        hint: what to do, in one line, shown as it is.
+        code: of the process.
+    """
     paragraph = " ".join(message.split())
-    print(f"evonnx: {plain(paragraph)}", file=sys.stderr)
+    print(f"evonnx: {plain(paragraph)}{f' {plain(hint)}' if hint else ''}", file=sys.stderr)
     raise typer.Exit(code)
 
 

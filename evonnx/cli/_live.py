@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -29,6 +30,8 @@ class LiveObserver(Observer):
             transient=True,
             disable=not console.is_terminal,
         )
+        self.folder: Path | None = None
+        """The run directory, once there is a run in it."""
         self.generations = self.bars.add_task("generations", total=None, news="")
         self.epochs = self.bars.add_task("training", total=None, news="", visible=False)
 
@@ -38,6 +41,10 @@ class LiveObserver(Observer):
 
     def __exit__(self, *exception: object) -> None:
         self.bars.stop()
+
+    def opened(self, folder: Path) -> None:
+        """Remember where the run is."""
+        self.folder = folder
 
     def started(self, title: str, generations: int, notes: list[str]) -> None:
         """Print the title and what there is to know."""

@@ -10,6 +10,7 @@ from evonnx.cli._common import (
     Debug,
     InputShapes,
     Json,
+    Provider,
     Seed,
     Threads,
     command,
@@ -19,7 +20,6 @@ from evonnx.cli._common import (
     say,
     whole_numbers,
 )
-from evonnx.cli.evaluate import Provider
 from evonnx.text import plain
 
 if TYPE_CHECKING:

@@ -50,7 +50,6 @@ def compact(
       evonnx compact masked.onnx -o compact.onnx --align 8 --json
     """
     from dataclasses import asdict
-    from pathlib import Path
 
     from evonnx.alignment import padding_cost
     from evonnx.compaction import price_padding
@@ -61,9 +60,12 @@ def compact(
     from evonnx.resources import count
     from evonnx.steps import compact as remove
     from evonnx.steps import write_checked
+    from evonnx.trial import require_end, require_repeatable
 
     not_the_same(masked, output)
     network = load_network(masked, input_shapes(input_shape))
+    require_repeatable(network)
+    require_end(network)
     say("removing and proving")
     removal = remove(network, align=align, seed=seed)
     write_checked(removal.compacted.model, output, masked)
@@ -75,7 +77,7 @@ def compact(
     sizes: dict[str, tuple[Any, Any]] = {
         "parameters": (before.parameters, after.parameters),
         "macs": (before.macs, after.macs),
-        "bytes": (Path(masked).stat().st_size, Path(output).stat().st_size),
+        "bytes": (before.bytes, after.bytes),
         "synapses": (before.synapses, after.synapses),
     }
     if as_json:

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from evonnx.cli._common import Debug, InputShapes, Json, Model, Threads, command, emit, input_shapes, say
+from evonnx.cli._common import (
+    Debug,
+    InputShapes,
+    Json,
+    Model,
+    Provider,
+    Threads,
+    command,
+    emit,
+    input_shapes,
+    say,
+)
 
 
 class Split(StrEnum):
@@ -16,15 +27,6 @@ class Split(StrEnum):
     TRAIN = "train"
     VALIDATION = "validation"
     TEST = "test"
-
-
-class Provider(StrEnum):
-    """Where onnxruntime runs."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-    TENSORRT = "tensorrt"
 
 
 @command
@@ -65,8 +67,10 @@ def evaluate(
     from evonnx.evaluation import evaluate as score_of
     from evonnx.network import load_network
     from evonnx.tasks import find_task
+    from evonnx.trial import require_end
 
     network = load_network(model, input_shapes(input_shape))
+    require_end(network)
     found, how_found, _ = find_task(Path(model), network, Path(task) if task is not None else None)
     say(how_found)
     score = score_of(

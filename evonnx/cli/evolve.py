@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,18 +17,23 @@ from evonnx.cli._common import (
     InputShapes,
     Json,
     Model,
+    Provider,
     Seed,
     Threads,
+    TimedOn,
     alignment,
     command,
     console,
     emit,
     input_shapes,
 )
-from evonnx.cli.evaluate import Provider
+from evonnx.durable import is_storage_failure
 from evonnx.text import plain
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from evonnx.cli._live import LiveObserver
     from evonnx.evolution import EvolveOptions
 
 
@@ -80,6 +89,45 @@ def parse_budget(given: Sequence[str] | None) -> dict[str, float]:
             raise typer.BadParameter(f"{plain(name)} is budgeted twice.", param_hint="--budget")
         budget[name] = amount
     return budget
+
+
+@contextlib.contextmanager
+def _resumable(observer: LiveObserver, out: str | None, resume: bool) -> Iterator[None]:
+    """Tell whoever is interrupted, or whose disk fails, how to go on with the run that has begun."""
+    try:
+        yield
+    except (KeyboardInterrupt, Exception) as error:
+        stopped = isinstance(error, KeyboardInterrupt) or is_storage_failure(error)
+        if stopped and observer.folder is not None and not _is_gone(observer.folder):
+            error.add_note(f"Continue with: {resume_command(sys.argv, observer.folder, out, resume)}")
+        raise
+
+
+def _is_gone(folder: Path) -> bool:
+    """Whether a folder was removed; one on a drive that does not answer was not."""
+    try:
+        return not folder.exists()
+    except OSError:
+        return False
+
+
+def resume_command(words: Sequence[str], folder: Path, out: str | None, resume: bool) -> str:
+    """The command line that continues a run.
+
+    Args:
+        words: of the process that began it, with its program.
+        folder: the run directory.
+        out: what `--out` was, if it was given.
+        resume: whether `--resume` was given.
+    """
+    program, *given = words
+    if given[:1] != ["evolve"]:  # called from Python; the options are not in the words
+        return f"evonnx evolve, the same options, --out {shlex.quote(str(folder))} --resume"
+    missing = [*([] if out is not None else ["--out", str(folder)]), *([] if resume else ["--resume"])]
+    name = ["evonnx"] if os.path.basename(program).startswith("evonnx") else ["python", "-m", "evonnx"]  # noqa: PTH119
+    # Options may stand before whatever comes behind "--".
+    end = given.index("--") if "--" in given else len(given)
+    return shlex.join([*name, *given[:end], *missing, *given[end:]])
 
 
 _PRESSURE = "How hard"
@@ -172,6 +220,14 @@ def evolve(
         float,
         typer.Option(min=0, help="Largest loss of score, in the metric's unit.", rich_help_panel=_SELECTION),
     ] = 0.04,
+    floor: Annotated[
+        float | None,
+        typer.Option(
+            help="Validation score beyond which offspring are discarded, and sampled again less pruned.",
+            show_default="half of the way to the worst",
+            rich_help_panel=_SELECTION,
+        ),
+    ] = None,
     adapter: Annotated[
         str, typer.Option(help="Who retrains; see `evonnx plugins`.", rich_help_panel=_RETRAINING)
     ] = "torch",
@@ -213,11 +269,19 @@ def evolve(
         float | None,
         typer.Option(min=1e-9, help="Peak rate.", show_default="the adapter's", rich_help_panel=_RETRAINING),
     ] = None,
+    retrain_timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="SECONDS",
+            help="Give up on an adapter that is silent for so long.",
+            show_default="wait for ever",
+            rich_help_panel=_RETRAINING,
+        ),
+    ] = None,
     input_shape: InputShapes = None,
     threads: Threads = None,
-    provider: Annotated[
-        Provider, typer.Option(help="Where the model is to run fast: what is timed is timed there.")
-    ] = Provider.AUTO,
+    provider: TimedOn = Provider.AUTO,
     seed: Seed = 0,
     as_json: Json = False,
     debug: Debug = False,
@@ -247,6 +311,7 @@ def evolve(
         generations=gens,
         seed=seed,
         max_drop=max_drop,
+        floor=floor,
         threads=threads,
         provider=provider.value,
         pressure=Pressure(
@@ -272,11 +337,15 @@ def evolve(
         ),
         input_shapes=input_shapes(input_shape),
     )
-    with LiveObserver(Console(stderr=True)) as observer:
-        run = run_evolution(model, task, out, options, resume=resume, observer=observer)
-    write_report(run.folder)
-    if as_json:
-        emit({"run_directory": str(run.folder), **run.record})
-        return
-    render_terminal(run.record, console())
-    print(f"\n{run.best} is the model to deploy; {run.folder}/report.html shows how it came about.")
+    observer = LiveObserver(Console(stderr=True))
+    with _resumable(observer, out, resume):
+        with observer:
+            run = run_evolution(
+                model, task, out, options, resume=resume, observer=observer, retrain_timeout=retrain_timeout
+            )
+            write_report(run.folder)
+        if as_json:
+            emit({"run_directory": str(run.folder), **run.record})
+            return
+        render_terminal(run.record, console())
+        print(f"\n{run.best} is the model to deploy; {run.folder}/report.html shows how it came about.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +12,9 @@ from evonnx.cli._common import (
     Json,
     Model,
     Output,
+    Provider,
     Seed,
+    TimedOn,
     alignment,
     command,
     console,
@@ -22,14 +23,13 @@ from evonnx.cli._common import (
     not_the_same,
     say,
 )
-from evonnx.cli.evaluate import Provider
 from evonnx.cli.evolve import Granularity, Levels, parse_budget
 from evonnx.text import plain
 
 if TYPE_CHECKING:
-    from evonnx.encodings import Encoding
     from evonnx.report.table import Table
     from evonnx.resources import Resources
+    from evonnx.synthesis import Sample, Solution
 
 _SECONDS = 3.0
 """What timing the probes of --align auto may take, beside making them."""
@@ -69,9 +69,7 @@ def synthesize(
         typer.Option("--stats", help="Show what is left of every layer, and what `compact` would remove."),
     ] = False,
     input_shape: InputShapes = None,
-    provider: Annotated[
-        Provider, typer.Option(help="Where the model is to run fast: what is timed is timed there.")
-    ] = Provider.AUTO,
+    provider: TimedOn = Provider.AUTO,
     seed: Seed = 0,
     as_json: Json = False,
     debug: Debug = False,
@@ -95,10 +93,10 @@ def synthesize(
     from evonnx.compaction import plan_compaction
     from evonnx.dependency import analyse
     from evonnx.evolution import Pressure
-    from evonnx.evolution.budgeting import budgeting_of, factors_of
-    from evonnx.evolution.pacing import Pacing
+    from evonnx.evolution.beginning import encoding_of
+    from evonnx.evolution.budgeting import budgeting_of, check_factors, factors_of
     from evonnx.genome import encode
-    from evonnx.latency import latency_budget, measure_latency, measured_share
+    from evonnx.latency import Setting, corrected, find_correction, measure_latency, measured_share
     from evonnx.masking import apply_masks
     from evonnx.network import load_network, network_of
     from evonnx.report.table import show
@@ -106,30 +104,33 @@ def synthesize(
     from evonnx.sessions import working_providers
     from evonnx.steps import write_checked
     from evonnx.synthesis import rounds, sample, solve
+    from evonnx.trial import require_end
 
     not_the_same(model, output)
     providers = working_providers(provider.value)
     multiple = alignment(align)
-    genes = _encoding(encoding, levels, cluster_share, clusters)
-    pressure = Pressure(keep=keep, budget=parse_budget(budget))
-    factors = factors_of(pressure)
+    pressure = Pressure(
+        keep=keep,
+        budget=parse_budget(budget),
+        levels=levels,
+        cluster_share=cluster_share,
+        clusters=clusters,
+        encoding=encoding,
+    )
+    genes, factors = encoding_of(pressure), factors_of(pressure)
     network = load_network(model, input_shapes(input_shape))
+    require_end(network)
+    check_factors(factors, genes, network)
     coupling = analyse(network)
     genome = encode(network, find_clusters(network, coupling, genes.granularity), genes)
     choice: dict[str, Any] = {"align": multiple or 1}
     if multiple is None and rounds(genes):
         say("measuring channel alignments")
         choice = measure_alignment(network, coupling, genes, 1, seconds=_SECONDS, providers=providers)
-    pacing = None
     if "latency" in factors:
         say("measuring what layers cost")
         choice["latency"] = measure_latency(network, coupling, genes, choice["align"], 1, providers=providers)
-        factors["latency"] = latency_budget(choice["latency"])
-        pacing = Pacing(
-            network, Path(model), choice["latency"]["ancestor_ms"], 1, providers, {}, lambda: None
-        )
-    ancestor_ms = None if pacing is None else pacing.ancestor_ms
-    bounds = budgeting_of(pressure, 1, network, factors, ancestor_ms).bounds(network, 1)
+    bounds = budgeting_of(pressure, 1, network, factors, choice.get("latency")).bounds(network, 1)
     solution = solve(
         network,
         coupling,
@@ -139,12 +140,18 @@ def synthesize(
         best_effort=best_effort,
         align=choice["align"],
     )
-    if pacing is not None:
+
+    def drawn(one: Solution) -> Sample:
+        return sample(one, np.random.default_rng(seed))
+
+    setting = Setting(network, 1, providers)
+    if "latency" in factors:
         say("measuring pilots")
-        solution = pacing.corrected(solution, 1, lambda one: sample(one, np.random.default_rng(seed)))
-    offspring = sample(solution, np.random.default_rng(seed))
-    if pacing is not None:
-        share, _ = measured_share(solution, offspring, network, 1, providers=providers)
+        milliseconds = choice["latency"]["ancestor_ms"]
+        solution = corrected(solution, find_correction(solution, drawn, setting, milliseconds))
+    offspring = drawn(solution)
+    if "latency" in factors:
+        share, _ = measured_share(solution, offspring, setting)
         choice["latency"]["measured_share"] = share
         say(f"measured: {share:.1%} of the time of {plain(model)}, when made compact")
     masked = apply_masks(network, coupling, offspring.masks)
@@ -187,19 +194,6 @@ def synthesize(
     print(
         f"{plain(output)}: {document['synapses']} of {document['synapses_parent']} synapses live ({amounts})"
     )
-
-
-def _encoding(
-    name: str, levels: Levels | None, cluster_share: float | None, clusters: Granularity | None
-) -> Encoding:
-    """The named encoding with what was asked for otherwise."""
-    from dataclasses import replace
-
-    from evonnx.plugins import get
-
-    named: Encoding = get("encodings", name)
-    changes: dict[str, Any] = {"levels": levels, "cluster_share": cluster_share, "granularity": clusters}
-    return replace(named, **{key: value for key, value in changes.items() if value is not None})
 
 
 def compare(parent: Resources, offspring: Resources) -> dict[str, Any]:

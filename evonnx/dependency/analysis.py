@@ -21,6 +21,10 @@ from evonnx.dependency.sizes import ARITHMETIC, evaluate
 from evonnx.dependency.zeros import Evaluator, zeroable
 from evonnx.network import Network, Weight
 
+_MISFITS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What a rule runs into where a node is not as the standard has it: inputs that are missing, attributes of
+other types, shapes that do not fit."""
+
 
 def analyse(network: Network) -> Coupling:
     """Follow every channel through the graph.
@@ -74,7 +78,10 @@ def _visit(node: ir.Node, scope: Scope) -> None:
         for operand in node.inputs:
             for grid in scope.grids(operand):
                 scope.pin(grid.everything(), node, f"{node.op_type} of channels in rows (heads, groups)")
-    rule.visit(node, scope)
+    try:
+        rule.visit(node, scope)
+    except _MISFITS as error:
+        scope.pin_node(node, f"{node.op_type} could not be followed ({type(error).__name__}: {error})")
 
 
 def _visit_sizes(node: ir.Node, scope: Scope, accepted: frozenset[int]) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ class Closure:
     """Masks after removal has run to its fixed point."""
 
     masks: dict[str, Bools]
-    """By weight name, stored shape; True lives."""
+    """By weight name, in the shape that they were given in; True lives."""
     dead_classes: Bools
     """Shape (n_classes,)."""
     vectors_dead: DeadVectors
@@ -54,12 +54,26 @@ def close(network: Network, coupling: Coupling, masks: Mapping[str, Bools]) -> C
         Masks for every prunable weight, all of them subsets of those given.
     """
     canonical = {
-        name: weight.to_canonical(
-            np.asarray(masks[name], dtype=np.bool_) if name in masks else network.array(name) != 0
+        name: np.asarray(
+            weight.to_canonical(
+                np.asarray(masks[name], dtype=np.bool_) if name in masks else network.array(name) != 0
+            ),
+            dtype=np.bool_,
         )
         for name, weight in network.weights.items()
     }
-    slices = {name: some_tap(np.asarray(mask, dtype=np.bool_)) for name, mask in canonical.items()}
+    closure = close_canonical(network, coupling, canonical)
+    stored = {
+        name: np.ascontiguousarray(network.weights[name].from_canonical(mask), dtype=np.bool_)
+        for name, mask in closure.masks.items()
+    }
+    return replace(closure, masks=stored)
+
+
+def close_canonical(network: Network, coupling: Coupling, canonical: Mapping[str, Bools]) -> Closure:
+    """As `close`, of a mask for every prunable weight in the canonical view, (O, I, K), which is also what is
+    given: turning masks of matrices over and back takes longer than closing them."""
+    slices = {name: some_tap(mask) for name, mask in canonical.items()}
     wires = _Wires(network, coupling, slices)
     while True:
         wires.settle()
@@ -71,8 +85,7 @@ def close(network: Network, coupling: Coupling, masks: Mapping[str, Bools]) -> C
     for name, weight in network.weights.items():
         # What is left of the slices is what no dead wire took.
         alive = slices[name][:, :, None]
-        mask = alive if weight.taps == 1 else np.asarray(canonical[name], dtype=np.bool_) & alive
-        closed[name] = np.ascontiguousarray(weight.from_canonical(mask), dtype=np.bool_)
+        closed[name] = alive if weight.taps == 1 else canonical[name] & alive
     alive_per_class = np.zeros(coupling.n_classes, dtype=np.bool_)
     alive_per_class[coupling.wire_class[~wires.dead]] = True
     return Closure(closed, ~alive_per_class, vectors, layers)

@@ -242,6 +242,18 @@ class Scope(Rewrites, Branches):
         for value in (*node.inputs, *captured_values(node)):
             self.pin_value(value, node, reason)
 
+    def pin_node(self, node: ir.Node, reason: str) -> None:
+        """Nothing that this node reads, holds or makes can be removed, whatever was said of it before."""
+        self.pin_inputs(node, reason)
+        for slot, value in enumerate(node.inputs):
+            found = self.weight(node, slot)
+            ids = None if found is None else self.weight_ids.get(found[0].name)
+            for held in () if ids is None else (ids.output, ids.input):
+                self.pin(held, node, reason)
+            self.pin_value(value, node, reason)
+        for value in node.outputs:
+            self.pin_value(value, node, reason)
+
     def require(self, value: ir.Value, axis: int, length: int, node: ir.Node) -> IdArray:
         """Ids of an axis; where it is not followed, new ones that are pinned."""
         found = self.ids(value, axis)
@@ -335,6 +347,9 @@ class Scope(Rewrites, Branches):
         value = node.inputs[slot]
         assert value is not None
         assert value.name is not None
+        shape = self.shape(value)
+        if shape is not None and (axis >= len(shape) or shape[axis] not in (None, ids.size)):
+            raise ValueError(f"{value.name!r} of shape {list(shape)} does not fit {ids.size} channels")
         self.claim(node, slot)
         self.carry(value, axis, ids)
         if along is not None:

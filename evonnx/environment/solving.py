@@ -57,13 +57,6 @@ class Bound:
             return width_amount(self.costs, network, canonical)
         return self.factor.measure(network, stored())
 
-    def expects(self, genome: Genome, pressure: Pressure) -> float:
-        """What samples use on average, before removal and rounding."""
-        if self.costs is None:
-            live = expected_synapses(genome, pressure)
-            return sum(self.prices[name] * count for name, count in live.items())
-        return expected_widths(self.costs, genome, pressure.cluster_survival)
-
 
 def expected_widths(costs: Costs, genome: Genome, survival: Floats) -> float:
     """Amount at the widths that are expected when clusters survive so, shape (n_clusters,)."""
@@ -93,38 +86,43 @@ def solve_bounds(
     Returns:
         The pressure; `expected_share` is that of the first bound's amount.
     """
+
+    def at_all_levels(prices: Mapping[str, float], share: float) -> Pressure:
+        return solve_pressure(genome, prices, share, levels, cluster_share)
+
+    def by_clusters(prices: Mapping[str, float], share: float) -> Pressure:
+        return solve_pressure(genome, prices, share, "clusters", 1.0)
+
     wide = [one for one in bounds if one.costs is not None]
     narrow = [one for one in bounds if one.costs is None]
-
-    def alone(one: Bound, share: float) -> Pressure:
-        return solve_pressure(genome, one.prices, share, levels, cluster_share)
-
     if not wide and len(narrow) == 1:
         (one,) = narrow
-        return alone(one, min(1.0, scale * one.budget.share))
-    if wide:
-        pressure = _mixed(genome, wide, scale, lambda prices, share: _clusters(genome, prices, share))
-        if levels == "both" and narrow:
-            pressure = _mixed(
-                genome,
-                narrow,
-                scale,
-                lambda prices, share: with_fewer_synapses(genome, pressure, prices, share),
-            )
-        elif narrow:
-            pressure = _mixed(genome, bounds, scale, lambda prices, share: _clusters(genome, prices, share))
-    else:
+        return at_all_levels(one.prices, min(1.0, scale * one.budget.share))
+    if not wide:
+        pressure = _mixed(genome, narrow, scale, at_all_levels)
+    elif narrow and levels == "both":
+        survivors = _mixed(genome, wide, scale, by_clusters)
         pressure = _mixed(
             genome,
             narrow,
             scale,
-            lambda prices, share: solve_pressure(genome, prices, share, levels, cluster_share),
+            lambda prices, share: with_fewer_synapses(genome, survivors, prices, share),
         )
-    return replace(pressure, expected_share=bounds[0].expects(genome, pressure) / bounds[0].parent_amount)
+    else:
+        pressure = _mixed(genome, bounds, scale, by_clusters)
+    (first,) = _expected(genome, bounds[:1], pressure)
+    return replace(pressure, expected_share=first / bounds[0].parent_amount)
 
 
-def _clusters(genome: Genome, prices: Mapping[str, float], share: float) -> Pressure:
-    return solve_pressure(genome, prices, share, "clusters", 1.0)
+def _expected(genome: Genome, bounds: Sequence[Bound], pressure: Pressure) -> list[float]:
+    """What samples use on average, before removal and rounding, of each bound's factor."""
+    live = {} if all(one.costs is not None for one in bounds) else expected_synapses(genome, pressure)
+    return [
+        sum(one.prices[name] * count for name, count in live.items())
+        if one.costs is None
+        else expected_widths(one.costs, genome, pressure.cluster_survival)
+        for one in bounds
+    ]
 
 
 def _mixed(
@@ -154,7 +152,7 @@ def _mixed(
             for name in genome.live
         }
         pressure = solved(prices, share)
-        expected = np.array([one.expects(genome, pressure) for one in bounds]) - fixed
+        expected = np.array(_expected(genome, bounds, pressure)) - fixed
         over = np.log(np.maximum(expected / totals, _FEWEST) / wanted)
         worst = float(over.max())
         if best is None or abs(worst) < best[0]:

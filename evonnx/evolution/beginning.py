@@ -12,27 +12,28 @@ from typing import Any
 from evonnx.adapter import TrainingBudget
 from evonnx.alignment import measure_alignment
 from evonnx.dependency import analyse
-from evonnx.environment import EnvironmentFactor, LatencyBudget, WidthFactor
-from evonnx.environment.widths import widths_refused
+from evonnx.environment import EnvironmentFactor
 from evonnx.errors import RunError
-from evonnx.evolution.budgeting import budgeting_of, factors_of
+from evonnx.evolution.budgeting import budgeting_of, check_factors, factors_of
 from evonnx.evolution.figures import figures
-from evonnx.evolution.generation import Setting
-from evonnx.evolution.judging import Judge, check_examples
-from evonnx.evolution.options import EvolveOptions, Observer
+from evonnx.evolution.judging import Judge, check_examples, floor_of
+from evonnx.evolution.options import EvolveOptions, Observer, Pressure
 from evonnx.evolution.pacing import Pacing
+from evonnx.evolution.remedies import Remedies
 from evonnx.evolution.retraining import Trainer
+from evonnx.evolution.setting import Setting
 from evonnx.evolution.timings import Timings
+from evonnx.faults import Ledger
 from evonnx.genome import Encoding
-from evonnx.latency import latency_budget, measure_latency
-from evonnx.masks import live_masks
+from evonnx.latency import Setting as PilotSetting
+from evonnx.latency import measure_latency
 from evonnx.network import Network, load_network
 from evonnx.plugins import get
 from evonnx.resources import count
 from evonnx.sessions import default_threads, load_warnings, working_providers
-from evonnx.synthesis import rounds
 from evonnx.task import Task
 from evonnx.tasks import find_task, find_task_file
+from evonnx.trial import require_end, require_repeatable
 
 DEFAULT_RECOVERY_EPOCHS = 5
 _ALIGNMENT_SECONDS = 10.0
@@ -76,13 +77,17 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> t
             f"{model} has no convolution, Gemm or MatMul with constant weights, so there is nothing to "
             "evolve; `evonnx inspect` shows what was seen."
         )
+    require_repeatable(network)
+    require_end(network)
     the_task, how_found, defaults = find_task(model, network, task)
     check_examples(the_task, options.retraining.epochs)
     get("adapters", options.retraining.adapter)  # a wrong name is told before anything is written
     recovery_epochs = options.retraining.recovery_epochs
     if recovery_epochs is None:
         recovery_epochs = int(defaults.get("recovery_epochs", DEFAULT_RECOVERY_EPOCHS))
-    encoding = _encoding(options)
+    encoding = encoding_of(options.pressure)
+    factors = factors_of(options.pressure)
+    check_factors(factors, encoding, network)
     decided = replace(options, threads=options.threads or default_threads())
     case = Case(
         model=model,
@@ -94,31 +99,20 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> t
         timing_threads=options.threads or 1,
         providers=working_providers(options.provider),
         encoding=encoding,
-        factors=_factors(options, encoding, network),
+        factors=factors,
         training=_training_budget(decided, defaults),
         recovery_epochs=recovery_epochs,
     )
     return case, network
 
 
-def _factors(options: EvolveOptions, encoding: Encoding, network: Network) -> dict[str, EnvironmentFactor]:
-    """What is budgeted; a budget that can't be kept is told before anything is written.
+def encoding_of(pressure: Pressure) -> Encoding:
+    """The named encoding, with what was asked for otherwise.
 
     Raises:
-        BudgetError: it makes no sense, or an amount cannot be known.
+        PluginError: there is no such encoding.
     """
-    factors = factors_of(options.pressure)
-    for factor in factors.values():
-        if isinstance(factor, WidthFactor) and not rounds(encoding):
-            raise widths_refused(factor)
-        if not isinstance(factor, LatencyBudget):
-            factor.measure(network, live_masks(network))
-    return factors
-
-
-def _encoding(options: EvolveOptions) -> Encoding:
-    encoding: Encoding = get("encodings", options.pressure.encoding)
-    pressure = options.pressure
+    encoding: Encoding = get("encodings", pressure.encoding)
     changes: dict[str, Any] = {
         "levels": pressure.levels,
         "cluster_share": pressure.cluster_share,
@@ -171,7 +165,9 @@ def setting_of(
     choices: dict[str, Any],
     observer: Observer,
     save: Callable[[], None],
+    ledger: Ledger,
     checkpoints: Path | None = None,
+    timeout: float | None = None,
 ) -> Setting:
     """Score the ancestor and gather what stays the same for every generation.
 
@@ -181,25 +177,20 @@ def setting_of(
         choices: from `choose`; further choices by the clock are added.
         observer: hears of progress.
         save: keeps `choices` on disk.
+        ledger: is told of what goes wrong.
         checkpoints: folder of the adapter's.
+        timeout: seconds that the adapter may be silent.
     """
-    pacing = _pacing(case, network, choices, save)
-    factors = dict(case.factors)
-    if pacing is not None:
-        factors["latency"] = latency_budget(choices["latency"])
     budgeting = budgeting_of(
-        case.options.pressure,
-        case.options.generations,
-        network,
-        factors,
-        None if pacing is None else pacing.ancestor_ms,
+        case.options.pressure, case.options.generations, network, case.factors, choices.get("latency")
     )
     observer.stage(0, "scoring the ancestor")
     adapter_options = dict(case.options.retraining.adapter_options)
     if case.task_file is not None:
         adapter_options["task"] = str(case.task_file)
-    judge = Judge(case.task, case.options.threads or default_threads())
-    reported = judge.reported(case.model)
+    judge = Judge(case.task, case.options.threads or default_threads(), ledger)
+    reported, validation = judge.reported(case.model), judge.validation(case.model)
+    floor = case.options.floor
     return Setting(
         options=case.options,
         budgeting=budgeting,
@@ -211,17 +202,22 @@ def setting_of(
             case.model,
             adapter_options,
             checkpoints,
+            timeout,
+            Remedies(choices.setdefault("remedies", {}), save),
+            ledger,
         ),
         training=case.training,
         ancestor=count(network),
         score_ancestor=reported.value,
         details_ancestor=dict(reported.details),
-        score_validation_ancestor=judge.validation(case.model),
+        score_validation_ancestor=validation,
         warnings_ancestor=frozenset(load_warnings(case.model)),
         align=choices["align"],
         observer=observer,
         timings=timings_of(case, choices, save),
-        pacing=pacing,
+        ledger=ledger,
+        floor=floor_of(judge.metric, validation, case.options.max_drop) if floor is None else floor,
+        pacing=_pacing(case, network, choices, save),
     )
 
 
@@ -231,9 +227,8 @@ def _pacing(case: Case, network: Network, choices: dict[str, Any], save: Callabl
     if record is None:
         return None
     corrections = record.setdefault("corrections", {})
-    return Pacing(
-        network, case.model, record["ancestor_ms"], case.timing_threads, case.providers, corrections, save
-    )
+    how = PilotSetting(network, case.timing_threads, case.providers)
+    return Pacing(how, case.model, record["ancestor_ms"], corrections, save)
 
 
 def first_record(
@@ -274,6 +269,7 @@ def first_record(
             **({"details": setting.details_ancestor} if setting.details_ancestor else {}),
             "score_ancestor": setting.score_ancestor,
             "score_validation": setting.score_validation_ancestor,
+            "faults": setting.ledger.take(),
         },
         "generations": [],
     }

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from evonnx.environment import Budget, EnvironmentFactor, LatencyBudget, SynapseBudget
+from evonnx.environment import Budget, EnvironmentFactor, LatencyBudget, SynapseBudget, WidthFactor
+from evonnx.environment.widths import widths_refused
 from evonnx.errors import BudgetError
 from evonnx.evolution.options import Pressure
+from evonnx.genome import Encoding
+from evonnx.latency import latency_budget
 from evonnx.masks import live_masks
 from evonnx.network import Network
 from evonnx.plugins import get
+from evonnx.synthesis import rounds
 
 _SLOWEST, _FASTEST = 0.1, 10.0
 
@@ -36,22 +42,36 @@ class Budgeting:
         """What was asked for first: what offspring are told apart by."""
         return self.goals[0].factor if self.goals else SynapseBudget()
 
-    def bounds(self, parent: Network, generation: int) -> tuple[Budget, ...]:
+    def bounds(self, parent: Network, generation: int, easings: int = 0) -> tuple[Budget, ...]:
         """What the offspring of a parent may use.
 
         Of what is left to go towards a goal, as a logarithm, with n generations left this one takes
         1 - ((n - 1) / n) ** pace: equal steps at pace 1. A parent that ended below its bound leaves the next
-        generations more.
+        generations more. Each easing halves the step, as a logarithm.
         """
+        gentler = 0.5**easings
         if not self.goals:
-            return (Budget(self.pressure.bound(self.generations), SynapseBudget()),)
+            return (Budget(self.pressure.bound(self.generations) ** gentler, SynapseBudget()),)
         left = max(1, self.generations - generation + 1)
-        step = 1 - ((left - 1) / left) ** self.pressure.pace
+        step = gentler * (1 - ((left - 1) / left) ** self.pressure.pace)
         masks = live_masks(parent)
         return tuple(
             Budget(min(1.0, (goal.amount / goal.factor.measure(parent, masks)) ** step), goal.factor)
             for goal in self.goals
         )
+
+
+def check_factors(factors: Mapping[str, EnvironmentFactor], encoding: Encoding, ancestor: Network) -> None:
+    """Tell of a budget that can't be kept before anything is measured or written.
+
+    Raises:
+        BudgetError: it needs whole channels to go, which they do not, or an amount cannot be known.
+    """
+    for factor in factors.values():
+        if isinstance(factor, WidthFactor) and not rounds(encoding):
+            raise widths_refused(factor)
+        if not isinstance(factor, LatencyBudget):
+            factor.measure(ancestor, live_masks(ancestor))
 
 
 def factors_of(pressure: Pressure) -> dict[str, EnvironmentFactor]:
@@ -77,8 +97,8 @@ def budgeting_of(
     pressure: Pressure,
     generations: int,
     ancestor: Network,
-    factors: dict[str, EnvironmentFactor],
-    ancestor_ms: float | None,
+    factors: Mapping[str, EnvironmentFactor],
+    table: dict[str, Any] | None,
 ) -> Budgeting:
     """The bounds of a run.
 
@@ -86,8 +106,8 @@ def budgeting_of(
         pressure: what was asked for.
         generations: of the run.
         ancestor: what shares are shares of.
-        factors: of every budget; a latency table must have been measured.
-        ancestor_ms: what the ancestor took then.
+        factors: of every budget.
+        table: from `measure_latency`, where latency is budgeted.
 
     Raises:
         BudgetError: an amount cannot be known.
@@ -96,7 +116,8 @@ def budgeting_of(
     goals = []
     for name, share in pressure.budget.items():
         factor = factors[name]
-        measured = ancestor_ms if isinstance(factor, LatencyBudget) else None
-        has = factor.measure(ancestor, masks) if measured is None else measured
-        goals.append(Goal(factor, share * has))
+        if table is not None and isinstance(factor, LatencyBudget):
+            goals.append(Goal(latency_budget(table), share * float(table["ancestor_ms"])))
+        else:
+            goals.append(Goal(factor, share * factor.measure(ancestor, masks)))
     return Budgeting(pressure, generations, tuple(goals))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -10,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from evonnx.adapter import TrainingBudget
+from evonnx.durable import digest_of
 from evonnx.errors import RunError
 from evonnx.evolution.options import EvolveOptions
 from evonnx.genome import Encoding
+from evonnx.speed import arithmetic_of
 from evonnx.task import Task
 
 PACKAGES = ("evonnx", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "torch")
@@ -22,16 +23,15 @@ def configuration_of(
     model: Path, task: Task, options: EvolveOptions, encoding: Encoding, budget: TrainingBudget
 ) -> dict[str, Any]:
     """What must be equal for a run to be continued."""
-    with model.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "model": model.name,
-        "model_sha256": digest,
+        "model_sha256": digest_of(model),
         "task": task.describe(),
         "options": options.to_json(),
         "encoding": {**vars(encoding), "strength": encoding.strength.name},
         "training": budget.__dict__,
         "versions": _versions(),
+        "machine": arithmetic_of(),
     }
 
 
@@ -42,13 +42,19 @@ def check_same(recorded: object, now: dict[str, Any], folder: Path) -> None:
         RunError: something differs; the message names each thing with both values.
     """
     plain = json.loads(json.dumps(now))
-    if isinstance(recorded, dict) and isinstance(recorded.get("options"), dict):
-        recorded = recorded | {"options": _completed(recorded["options"], EvolveOptions().to_json())}
+    if isinstance(recorded, dict):
+        defaults = {"options": EvolveOptions().to_json(), "training": vars(TrainingBudget())}
+        recorded = recorded | {
+            name: _completed(recorded[name], usual)
+            for name, usual in defaults.items()
+            if isinstance(recorded.get(name), dict)
+        }
+        recorded = {"machine": plain["machine"]} | recorded  # not recorded by the first runs
     differing = sorted(_differences(recorded, plain))
     if differing:
         raise RunError(
             f"The run in {folder} was begun differently: {'; '.join(differing)}. "
-            "Resume it with the same options, model and versions, or start a new run."
+            "Resume it with the same options, model, versions and machine, or start a new run."
         )
 
 

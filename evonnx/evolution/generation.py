@@ -1,318 +1,85 @@
-"""One generation: sample, screen, remove, prove, retrain, select."""
+"""One generation: beget offspring, raise them, select the fittest."""
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
-from evonnx.adapter import TrainingBudget
-from evonnx.clusters import find_clusters
-from evonnx.dependency import Coupling, analyse
-from evonnx.environment import Budget
-from evonnx.errors import ModelError
-from evonnx.evolution.budgeting import Budgeting
+from evonnx.errors import ScoreError
+from evonnx.evolution.begetting import Parent, beget
 from evonnx.evolution.figures import figures
-from evonnx.evolution.judging import Judge, score_columns
-from evonnx.evolution.options import EvolveOptions, Observer
-from evonnx.evolution.pacing import Pacing
-from evonnx.evolution.retraining import Trainer
-from evonnx.evolution.selection import Candidate, fittest, sizes, tolerance
+from evonnx.evolution.judging import score_columns
+from evonnx.evolution.raising import Offspring, make_offspring
+from evonnx.evolution.selection import Candidate, fittest, tolerance
+from evonnx.evolution.setting import Setting
 from evonnx.evolution.stopwatch import EVALUATE, RETRAIN, Stopwatch
-from evonnx.evolution.timings import Timings
-from evonnx.genome import Encoding, encode, needs_gradients
-from evonnx.masking import apply_masks
-from evonnx.masks import PackedMasks
-from evonnx.network import Array, Network, load_network, network_of
-from evonnx.onnx_io import detach, drop_weights, load_model, stored_bytes
-from evonnx.proof import Proof
-from evonnx.resources import Resources, count
+from evonnx.faults import Fault
 from evonnx.run_store import (
     COMPACT_FILE,
-    LINEAGE_FILE,
-    MASKED_FILE,
-    MASKS_FILE,
     METRICS_FILE,
     Row,
-    save_lineage,
-    save_masks,
     write_json,
 )
-from evonnx.sessions import give_back_memory, load_warnings
-from evonnx.steps import WrittenRemoval, compact_file, write_checked
-from evonnx.synthesis import Sample, Solution, rounds, sample, solve
+from evonnx.synthesis import Solution
+
+_EASINGS = 2
+"""How often less is taken from a parent whose offspring collapse."""
 
 
-@dataclass(frozen=True)
-class Parent:
-    """A model that offspring descend from."""
-
-    generation: int
-    """0: the ancestor."""
-    model: Path
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is the same for every generation of a run."""
-
-    options: EvolveOptions
-    budgeting: Budgeting
-    encoding: Encoding
-    judge: Judge
-    trainer: Trainer
-    training: TrainingBudget
-    ancestor: Resources
-    score_ancestor: float
-    """On test data: reported only."""
-    details_ancestor: dict[str, float]
-    """More figures beside it, where the task has them."""
-    score_validation_ancestor: float
-    warnings_ancestor: frozenset[str]
-    """What onnxruntime says when it loads the ancestor."""
-    align: int
-    """Wanted multiple of channels."""
-    observer: Observer
-    timings: Timings
-    pacing: Pacing | None = None
-    """Where latency is budgeted."""
-
-    def validation_drop(self, row: Row) -> float:
-        """How much an offspring lost on validation data, in the metric's own unit."""
-        return self.judge.metric.drop(self.score_validation_ancestor, row["score_validation"])
-
-    def within(self, score: float) -> bool:
-        """Whether a validation score is within the accuracy bound."""
-        return self.judge.metric.drop(self.score_validation_ancestor, score) <= self.options.max_drop
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A sample that may be chosen."""
-
-    sample: Sample
-    """Without its masks."""
-    masks: PackedMasks
-
-    @classmethod
-    def of(cls, sample: Sample) -> Drawn:
-        """Masks of 16 samples would take as much memory as four models."""
-        return cls(replace(sample, masks={}), PackedMasks.of(sample.masks))
-
-
-@dataclass(frozen=True)
-class Nest:
-    """Where an offspring grows up: a folder with its masked model, nothing removed yet."""
-
-    folder: Path
-    sample: Sample
-    """Without its masks."""
-    seed: int
-
-
-@dataclass(frozen=True)
-class Offspring:
-    """A compact, retrained candidate that waits in its own folder for selection; its weights are there."""
-
-    folder: Path
-    sample: Sample
-    proof: Proof
-    notes: tuple[str, ...]
-    """Of its removal."""
-    resources: Resources
-    training: dict[str, Any]
-    score_validation: float
-    sizes: tuple[float, ...]
-    """By which equals are told apart (`selection.sizes`)."""
-
-
-@dataclass(frozen=True)
-class Brood:
-    """What the offspring of one parent in one generation share."""
-
-    setting: Setting
-    generation: int
-    network: Network
-    """The parent."""
-    coupling: Coupling
-    budgets: tuple[Budget, ...]
-    sensitivities: Mapping[str, Array] | None
-    """Of the parent, where the encoding needs them."""
-    watch: Stopwatch
-
-
-def screen(brood: Brood, samples: list[Drawn]) -> list[int]:
-    """Order samples by validation score without retraining, fittest first; ties keep their order.
-
-    With one sample there is nothing to choose, and nothing is evaluated.
-    """
-    if len(samples) == 1:
-        return [0]
-    setting = brood.setting
-    fitness: list[float] = []
-    for index, one in enumerate(samples):
-        setting.observer.stage(brood.generation, f"screening {index + 1}/{len(samples)}")
-        with brood.watch.timing("screen"):
-            candidate = detach(apply_masks(brood.network, brood.coupling, one.masks.unpack()))
-        with brood.watch.timing(EVALUATE):
-            score = setting.judge.validation(candidate)
-        fitness.append(score if setting.judge.metric.higher_is_better else -score)
-    return sorted(range(len(samples)), key=lambda index: -fitness[index])
-
-
-def nest(brood: Brood, one: Drawn, folder: Path, seed: int) -> Nest:
-    """Write the masked offspring and its masks into a new folder."""
-    folder.mkdir()
-    with brood.watch.timing("mask"):
-        masks = one.masks.unpack()
-        model = apply_masks(brood.network, brood.coupling, masks)
-    with brood.watch.timing("save"):
-        write_checked(model, folder / MASKED_FILE, brood.setting.trainer.ancestor)
-        save_masks(folder / MASKS_FILE, masks)
-    drop_weights(model)
-    return Nest(folder, one.sample, seed)
-
-
-def remove_physically(setting: Setting, home: Nest, watch: Stopwatch) -> WrittenRemoval:
-    """Write the compact offspring, proven equal to the masked one.
-
-    Raises:
-        ProofError: they differ, or the proof has no power.
-    """
-    removal = compact_file(
-        home.folder / MASKED_FILE,
-        home.folder / COMPACT_FILE,
-        setting.trainer.ancestor,
-        input_shapes=setting.options.input_shapes,
-        # Samples of whole channels come in multiples already; others can only be padded.
-        align=1 if rounds(setting.encoding) else setting.align,
-        seed=home.seed,
-        threads=setting.options.threads,
-        timing=watch.timing,
-    )
-    with watch.timing("save"):
-        save_lineage(home.folder / LINEAGE_FILE, removal.lineage)
-    return removal
-
-
-def refuse_new_warnings(model: ir.Model, name: str, known: frozenset[str]) -> None:
-    """Hold an offspring to its ancestor's silence.
-
-    Raises:
-        ModelError: onnxruntime warns where the ancestor did not.
-    """
-    new = [line for line in load_warnings(detach(model)) if line not in known]
-    if new:
-        raise ModelError(
-            f"onnxruntime warns about {name} where it did not about the ancestor: {new[0]} "
-            "This is a fault of evonnx; please report it with the model."
-        )
-
-
-def make_offspring(setting: Setting, generation: int, home: Nest, watch: Stopwatch) -> Offspring:
-    """Remove, prove, retrain and score one masked offspring."""
-    observer = setting.observer
-    observer.stage(generation, "removing and proving")
-    removal = remove_physically(setting, home, watch)
-    model = home.folder / COMPACT_FILE
-    with watch.timing("load"):
-        graph = load_model(model)
-    observer.stage(generation, "retraining")
-    training = setting.trainer.retrain(
-        model,
-        model,
-        setting.training,
-        home.seed,
-        lambda news: observer.training(generation, news),
-        watch.timing,
-        graph,
-    )
-    with watch.timing("load"):
-        refuse_new_warnings(graph, model.name, setting.warnings_ancestor)
-        give_back_memory()
-        network = network_of(graph, str(model), setting.options.input_shapes)
-        resources = count(replace(network, stored_bytes=stored_bytes(model, graph)))
-    with watch.timing(EVALUATE):
-        validation = setting.judge.validation(model)
-    measured = sizes(setting.budgeting.leading, network, model)
-    return Offspring(
-        home.folder, home.sample, removal.proof, removal.plan.notes, resources, training, validation, measured
-    )
-
-
-def draw(brood: Brood, seeds: np.random.SeedSequence) -> tuple[Solution, list[Drawn]]:
-    """Encode the parent, solve the environment once, and sample what will be screened.
-
-    Raises:
-        BudgetError: the bound is out of reach.
-    """
-    options, encoding = brood.setting.options, brood.setting.encoding
-    with brood.watch.timing("encode"):
-        clusters = find_clusters(brood.network, brood.coupling, encoding.granularity)
-        encoded = encode(brood.network, clusters, encoding, sensitivities=brood.sensitivities)
-    wanted = max(options.selection.screen, options.selection.offspring)
-    with brood.watch.timing("sample"):
-        solution = solve(
-            brood.network,
-            brood.coupling,
-            encoded,
-            brood.budgets[0],
-            also=brood.budgets[1:],
-            best_effort=options.pressure.best_effort,
-            align=brood.setting.align,
-        )
-    children = seeds.spawn(wanted)
-    if brood.setting.pacing is not None:
-        brood.setting.observer.stage(brood.generation, "measuring pilots")
-        with brood.watch.timing("pilot"):
-            solution = brood.setting.pacing.corrected(
-                solution, brood.generation, lambda one: sample(one, np.random.default_rng(children[0]))
-            )
-    with brood.watch.timing("sample"):
-        return solution, [Drawn.of(sample(solution, np.random.default_rng(child))) for child in children]
-
-
-def beget(
+def grow(
     setting: Setting,
     generation: int,
     parent: Parent,
     seeds: np.random.SeedSequence,
     folder: Path,
     watch: Stopwatch,
-) -> tuple[Solution, list[Nest]]:
-    """Sample a parent's offspring and write the fittest, each in a nest of its own, masked.
+) -> tuple[Solution, Offspring, dict[str, Any] | None]:
+    """Beget and raise offspring; where all collapse, less is taken from the parent and others are sampled.
 
-    The parent's weights are in memory until this returns, and no longer: the solution tells of bounds then,
-    and cannot be drawn from.
+    Returns:
+        The solution that the fittest was sampled from, itself, and why it was chosen, if there were others.
+
+    Raises:
+        ScoreError: not even the last of them has a score.
     """
-    with watch.timing("load"):
-        network = load_network(parent.model, setting.options.input_shapes)
-    budgets = setting.budgeting.bounds(network, generation)
-    sampling, training = seeds.spawn(2)
-    sensitivities = None
-    if needs_gradients(setting.encoding):
-        setting.observer.stage(generation, "measuring gradients")
-        seed = int(sampling.generate_state(1)[0])
-        with watch.timing(RETRAIN):
-            sensitivities = setting.trainer.sensitivities(network, parent.model, setting.training, seed)
-    with watch.timing("analyse"):
-        coupling = analyse(network)
-    brood = Brood(setting, generation, network, coupling, budgets, sensitivities, watch)
-    solution, samples = draw(brood, sampling)
-    order = screen(brood, samples)
-    children = training.spawn(setting.options.selection.offspring)
-    nests = [
-        nest(brood, samples[order[number]], folder / f"candidate-{number}", int(child.generate_state(1)[0]))
-        for number, child in enumerate(children)
-    ]
-    drop_weights(network.model)
-    give_back_memory()
-    return solution, nests
+    for easings in range(_EASINGS + 1):
+        setting.observer.stage(generation, "sampling")
+        solution, nests = beget(setting, generation, parent, seeds, folder, watch, easings)
+        grown = [make_offspring(setting, generation, home, watch) for home in nests]
+        scored = [one for one in grown if not math.isnan(one.score_validation)]
+        living = [one for one in scored if not setting.collapsed(one.score_validation)]
+        if easings == _EASINGS:
+            living = living or scored
+        for one in grown:
+            if one not in living:
+                shutil.rmtree(one.folder)
+        if living:
+            with watch.timing("select"):
+                best, selection = select(setting, generation, living, folder)
+            return solution, best, selection
+        setting.ledger.add(_collapse(setting, grown, easings))
+    raise ScoreError(
+        f"No offspring of generation {generation} has a {setting.judge.metric.name} that is a number, though "
+        f"less was taken from its parent {_EASINGS} times. Retrain more gently (--learning-rate), or ask for "
+        "more generations."
+    )
+
+
+def _collapse(setting: Setting, grown: list[Offspring], easings: int) -> Fault:
+    metric = setting.judge.metric
+    scores = ", ".join(f"{one.score_validation:.4g}" for one in grown)
+    floor = "no number" if setting.floor is None else f"beyond the floor of {setting.floor:.4g}"
+    return Fault(
+        "selection",
+        "collapse",
+        f"Validation {metric.name} {scores} is {floor}; the ancestor has "
+        f"{setting.score_validation_ancestor:.4g}.",
+        "discarded" if easings == _EASINGS else "discarded, and sampled again with half of the step taken",
+    )
 
 
 def select(
@@ -354,11 +121,7 @@ def make_generation(
         folder: an empty folder.
     """
     options, watch = setting.options, Stopwatch()
-    setting.observer.stage(generation, "sampling")
-    solution, nests = beget(setting, generation, parents[0], seeds, folder, watch)
-    grown = [make_offspring(setting, generation, home, watch) for home in nests]
-    with watch.timing("select"):
-        best, selection = select(setting, generation, grown, folder)
+    solution, best, selection = grow(setting, generation, parents[0], seeds, folder, watch)
     with watch.timing(EVALUATE):
         score = setting.judge.reported(folder / COMPACT_FILE)
     latency = None
@@ -390,6 +153,7 @@ def make_generation(
         **({"latency": latency} if latency else {}),
         "selection": selection,
         "training": best.training,
+        "faults": setting.ledger.take(),
         "notes": [*best.sample.notes, *best.notes, *best.training["notes"]],
         "retrain_seconds": watch.seconds[RETRAIN],
         "evaluate_seconds": watch.seconds[EVALUATE],

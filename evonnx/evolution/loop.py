@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from evonnx.errors import BudgetError, EvonnxError, RunError
+from evonnx.durable import digest_of, is_storage_failure
+from evonnx.errors import (
+    AdapterDivergedError,
+    AdapterError,
+    AdapterHungError,
+    AdapterMemoryError,
+    BudgetError,
+    EvonnxError,
+    RunError,
+    TaskError,
+)
+from evonnx.evolution.begetting import Parent
 from evonnx.evolution.beginning import Case, choose, first_record, read_case, setting_of
 from evonnx.evolution.configuration import check_same, configuration_of
-from evonnx.evolution.generation import Parent, Setting, make_generation
+from evonnx.evolution.generation import make_generation
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.recovery import choose_best, recover
-from evonnx.run_store import BEST_FILE, COMPACT_FILE, Row, RunStore
+from evonnx.evolution.setting import Setting
+from evonnx.faults import Fault, Ledger
+from evonnx.locking import locked
+from evonnx.run_store import (
+    BEST_FILE,
+    COMPACT_FILE,
+    RUN_FILE,
+    Row,
+    RunStore,
+    check_rows,
+    disk_error,
+    is_blank,
+    of_row,
+    read_json,
+    refuse_links,
+)
 from evonnx.speed import bench
 from evonnx.task import NeedsAncestor
+
+_KINDS: dict[type, str] = {
+    AdapterMemoryError: "out of memory",
+    AdapterDivergedError: "divergence",
+    AdapterHungError: "no sign of progress",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +79,7 @@ def evolve(
     seed: int | None = None,
     resume: bool = False,
     observer: Observer | None = None,
+    retrain_timeout: float | None = None,
 ) -> Run:
     """Evolve a model.
 
@@ -57,9 +92,12 @@ def evolve(
         seed: of every random choice; None: what the options say.
         resume: continue the run in `out` to the same result as an uninterrupted one.
         observer: hears of progress.
+        retrain_timeout: seconds without a sign of progress after which an adapter counts as hanging; None:
+            any time.
 
     Raises:
-        EvonnxError: any reason the run cannot start or go on; complete generations stay on disk.
+        EvonnxError: any reason the run cannot start or go on; complete generations stay on disk. A run that
+            fails before its first generation is removed, unless a disk failed: then it can be resumed.
     """
     options, observer = options or EvolveOptions(), observer or Observer()
     options = replace(
@@ -69,27 +107,101 @@ def evolve(
     )
     folder = _run_folder(Path(model), out, resume)
     case, network = read_case(Path(model), task, options)
-    store, configuration = _open(case, folder, resume)
+    with _held(folder, resume) as goes_on:
+        observer.opened(folder)
+        store, configuration = _open(case, folder, goes_on)
+        ledger = Ledger()
+        rows = store.rows()
+        check_rows(rows, folder)
+        if goes_on and (finished := _finished(store, rows)):
+            for row in rows:
+                with of_row(folder, row):
+                    observer.generation_done(row)
+            store.drop_checkpoints()  # killed just before
+            observer.note("This run is finished; there is nothing left to do.")
+            return Run(folder, finished)
+        try:
+            if isinstance(case.task, NeedsAncestor):
+                case.task.bind_ancestor(str(case.model))
+            choices = store.read_run().get("choices") or choose(case, network, observer)
+            setting = setting_of(
+                case,
+                network,
+                choices,
+                observer,
+                lambda: store.record_choices(choices),
+                ledger,
+                store.checkpoints,
+                retrain_timeout,
+            )
+            record = first_record(case, network, configuration, choices, setting)
+            record["faults"] = store.read_run().get("faults", [])
+            del network  # its weights are read again where they are needed
+            record["generations"] = rows
+            record["notes"] += [note for row in rows for note in _selected(row)]
+            store.write_run(record)
+            title = f"{case.model.name}: {case.task.describe()}"
+            observer.started(title, case.options.generations, record["notes"])
+            for row in rows:
+                with of_row(folder, row):
+                    observer.generation_done(row)
+            if stopped := _generations(case, setting, store, record):
+                record["notes"].append(stopped)
+                observer.note(stopped)
+            _finish(case, setting, store, record)
+        except EvonnxError as error:
+            if not is_storage_failure(error):
+                store.abandon_if_empty()
+                if isinstance(error, AdapterError | TaskError):
+                    _record_faults(store, ledger, error)
+            raise
+        return Run(store.folder, record)
+
+
+@contextlib.contextmanager
+def _held(folder: Path, resume: bool) -> Iterator[bool]:
+    """Keep other processes out of a run directory, which is made if it is not there; whether there is a run
+    in it to go on with. A folder that is left empty is removed.
+
+    Raises:
+        RunError: there is a run and there should be none, or the other way round; somebody else writes it; or
+            the disk failed.
+    """
+    if not resume or is_blank(folder):  # killed before it had written anything
+        resume = False
+        RunStore.prepare(folder)
+    else:
+        read_json(folder / RUN_FILE)  # no folder is locked that holds no run
+        refuse_links(folder)  # the lock is a file too
     try:
-        if isinstance(case.task, NeedsAncestor):
-            case.task.bind_ancestor(str(case.model))
-        choices = store.read_run().get("choices") or choose(case, network, observer)
-        setting = setting_of(
-            case, network, choices, observer, lambda: store.record_choices(choices), store.checkpoints
-        )
-        record = first_record(case, network, configuration, choices, setting)
-        del network  # its weights are read again where they are needed
-        store.write_run(record)
-        title = f"{case.model.name}: {case.task.describe()}"
-        observer.started(title, case.options.generations, record["notes"])
-        if stopped := _generations(case, setting, store, record):
-            record["notes"].append(stopped)
-            observer.note(stopped)
-    except EvonnxError:
-        store.abandon_if_empty()
-        raise
-    _finish(case, setting, store, record)
-    return Run(store.folder, record)
+        with locked(folder):
+            yield resume
+    except OSError as error:
+        raise disk_error(folder, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _finished(store: RunStore, rows: list[Row]) -> dict[str, Any] | None:
+    """run.json, if everything in it is there and nothing is missing."""
+    run = store.read_run()
+    best, model = run.get("best"), store.folder / BEST_FILE
+    if "bench" not in run or not isinstance(best, dict) or not model.is_file():
+        return None
+    whole = run.get("generations") == rows and best.get("sha256") == digest_of(model)
+    return run if whole else None
+
+
+def _record_faults(store: RunStore, ledger: Ledger, error: AdapterError | TaskError) -> None:
+    """For the report of a run that ended so; nothing where nothing of it is left."""
+    if not store.began():
+        return
+    stage = "retraining" if isinstance(error, AdapterError) else "scoring"
+    kind = _KINDS.get(type(error), "failure")
+    ledger.add(Fault(stage, kind, str(error), "the run ended; --resume goes on"))
+    record = store.read_run()
+    store.write_run({**record, "faults": [*record.get("faults", []), *ledger.take()]})
 
 
 def _run_folder(model: Path, out: str | Path | None, resume: bool) -> Path:
@@ -118,12 +230,7 @@ def _seeds(case: Case) -> list[np.random.SeedSequence]:
 def _generations(case: Case, setting: Setting, store: RunStore, record: dict[str, Any]) -> str | None:
     """Make every generation that is still missing; return why the run stopped early, if it did."""
     seeds = _seeds(case)
-    rows: list[Row] = store.rows()
-    record["generations"] = rows
-    for row in rows:
-        setting.observer.generation_done(row)
-        record["notes"] += _selected(row)
-    store.write_run(record)
+    rows: list[Row] = record["generations"]
     while len(rows) < case.options.generations:
         if rows and (reason := _too_much_lost(setting, rows[-1])):
             return reason
@@ -170,7 +277,8 @@ def _finish(case: Case, setting: Setting, store: RunStore, record: dict[str, Any
     chosen, selection = choose_best(setting, store, rows)
     best = recover(setting, store, chosen, budget, seed)
     record["notes"] += [f"best.onnx: {selection['reason']}", *best.pop("notes")]
-    record["best"] = best | {"selection": selection}
+    record["best"] = best | {"selection": selection, "faults": setting.ledger.take()}
+    store.write_run(record)
     setting.observer.stage(0, "timing in onnxruntime")
     offspring = [store.generation_folder(row["generation"]) / COMPACT_FILE for row in rows]
     timed = bench(
@@ -183,3 +291,4 @@ def _finish(case: Case, setting: Setting, store: RunStore, record: dict[str, Any
     )
     record["bench"] = timed.to_json()
     store.write_run(record)
+    store.drop_checkpoints()  # not earlier: whoever is killed while timing need not train again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from evonnx.adapter import Progress
@@ -68,6 +69,9 @@ class EvolveOptions:
     seed: int = 0
     max_drop: float = 0.04
     """In the metric's own unit: the first offspring that lost more ends the run; best.onnx lost no more."""
+    floor: float | None = None
+    """Validation score beyond which offspring count as collapsed and are sampled again, less pruned; None:
+    half of the way from the ancestor's to the metric's worst."""
     threads: int | None = None
     provider: str = "auto"
     """Where onnxruntime runs what is timed, and what choices by time are made for: "auto" (CUDA where it
@@ -86,6 +90,10 @@ class EvolveOptions:
 
 class Observer:
     """Hears what happens during a run; every method may be overridden, none does anything here."""
+
+    def opened(self, folder: Path) -> None:
+        """The run directory is there, and this process alone writes it: from here on a run that is killed can
+        be resumed."""
 
     def started(self, title: str, generations: int, notes: list[str]) -> None:
         """The ancestor is loaded and scored."""

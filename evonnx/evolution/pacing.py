@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from evonnx.environment import LatencyBudget
 from evonnx.evolution.timings import Timings
-from evonnx.latency import corrected, find_correction
-from evonnx.network import Network
+from evonnx.latency import Setting, corrected, find_correction, latency_bound
 from evonnx.synthesis import Sample, Solution
 
 
@@ -18,45 +15,35 @@ from evonnx.synthesis import Sample, Solution
 class Pacing:
     """What a run knows of this machine's speed."""
 
-    ancestor: Network
+    setting: Setting
+    """How pilots are run."""
     model: Path
     """The ancestor's file."""
     ancestor_ms: float
-    threads: int
-    providers: Sequence[str]
-    """onnxruntime's names."""
     corrections: dict[str, float]
     """By generation: measured over predicted time at its budget. Kept in run.json, so that a generation that
     is made again after a crash is asked for the same."""
     save: Callable[[], None]
     """Called after each addition to `corrections`."""
 
-    def corrected(self, solution: Solution, generation: int, drawn: Callable[[Solution], Sample]) -> Solution:
+    def corrected(self, solution: Solution, key: str, drawn: Callable[[Solution], Sample]) -> Solution:
         """A solution whose budget on latency is met by measurement; as it is without such a budget.
 
         Args:
             solution: under the budgets of a generation.
-            generation: its number.
+            key: of what is measured: the generation.
             drawn: draws the sample that will be drawn first.
         """
-        places = [i for i, one in enumerate(solution.bounds) if isinstance(one.factor, LatencyBudget)]
-        for place in places:
-            key = str(generation)
-            if key not in self.corrections:
-                self.corrections[key] = find_correction(
-                    solution,
-                    drawn,
-                    self.ancestor,
-                    self.ancestor_ms,
-                    self.threads,
-                    providers=self.providers,
-                )
-                self.save()
-            bound = corrected(solution.bounds[place], self.corrections[key], solution.network)
-            solution = solution.under(bound, place)
-        return solution
+        if latency_bound(solution) is None:
+            return solution
+        if key not in self.corrections:
+            self.corrections[key] = find_correction(solution, drawn, self.setting, self.ancestor_ms)
+            self.save()
+        return corrected(solution, self.corrections[key])
 
-    def row(self, solution: Solution, one: Sample, offspring: Path, timings: Timings, key: str) -> Any:
+    def row(
+        self, solution: Solution, one: Sample, offspring: Path, timings: Timings, key: str
+    ) -> dict[str, float] | None:
         """Predicted and measured time of an offspring, for its row; None without a budget on latency.
 
         Args:
@@ -66,16 +53,17 @@ class Pacing:
             timings: times it against the ancestor.
             key: of that measurement.
         """
-        for bound, share in zip(solution.bounds, one.achieved, strict=True):
-            if isinstance(bound.factor, LatencyBudget):
-                before, after = timings(key, [self.model, offspring])
-                return {
-                    "predicted_ms": share * bound.parent_amount,
-                    "predicted_share": share * bound.parent_amount / self.ancestor_ms,
-                    "measured_ms": after.median_ms,
-                    "measured_share": 1 / after.ratio,
-                    "measured_share_low": 1 / after.ratio_high,
-                    "measured_share_high": 1 / after.ratio_low,
-                    "ancestor_ms": before.median_ms,
-                }
-        return None
+        place = latency_bound(solution)
+        if place is None:
+            return None
+        predicted_ms = one.achieved[place] * solution.bounds[place].parent_amount
+        before, after = timings(key, [self.model, offspring])
+        return {
+            "predicted_ms": predicted_ms,
+            "predicted_share": predicted_ms / self.ancestor_ms,
+            "measured_ms": after.median_ms,
+            "measured_share": 1 / after.ratio,
+            "measured_share_low": 1 / after.ratio_high,
+            "measured_share_high": 1 / after.ratio_low,
+            "ancestor_ms": before.median_ms,
+        }

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from typing import Any
 
 from evonnx.adapter import TrainingBudget
+from evonnx.durable import digest_of
 from evonnx.evolution.figures import figures
-from evonnx.evolution.generation import Setting
 from evonnx.evolution.judging import score_columns
 from evonnx.evolution.selection import Candidate, Choice, is_time, sizes, smallest
+from evonnx.evolution.setting import Setting
 from evonnx.network import load_network
 from evonnx.resources import count
 from evonnx.run_store import BEST_FILE, COMPACT_FILE, Row, RunStore
@@ -64,30 +64,29 @@ def recover(
 ) -> dict[str, Any]:
     """Train the chosen offspring once more, keep the result if validation agrees, and put best.onnx in place.
 
+    What the adapter kept of the training stays: the run is not finished yet.
+
     Returns:
-        The figures of best.onnx, with "generation" (whose structure it has), "recovered" and "notes".
+        The figures of best.onnx, with "generation" (whose structure it has), "recovered", "sha256" of the
+        file and "notes".
     """
     metric = setting.judge.metric
     source = store.generation_folder(chosen["generation"]) / COMPACT_FILE
-    workspace = store.workspace("best")
-    candidate = workspace / BEST_FILE
     start = time.perf_counter()
     score_validation, recovered = chosen["score_validation"], False
     training: dict[str, Any] = {"history": [], "notes": []}
-    if budget.epochs > 0:
-        setting.observer.stage(0, f"recovery training of generation {chosen['generation']}")
-        training = setting.trainer.retrain(
-            source, candidate, budget, seed, lambda news: setting.observer.training(0, news)
-        )
-        score = setting.judge.validation(candidate)
-        recovered = not metric.better(score_validation, score)
-        if recovered:
-            score_validation = score
-    if not recovered:
-        shutil.copyfile(source, candidate)
-    candidate.replace(store.folder / BEST_FILE)
-    store.discard(workspace)
-    store.drop_checkpoints()
+    with store.scratch("best") as workspace:
+        candidate = workspace / BEST_FILE
+        if budget.epochs > 0:
+            setting.observer.stage(0, f"recovery training of generation {chosen['generation']}")
+            training = setting.trainer.retrain(
+                source, candidate, budget, seed, lambda news: setting.observer.training(0, news)
+            )
+            score = setting.judge.validation(candidate)
+            recovered = not metric.better(score_validation, score)
+            if recovered:
+                score_validation = score
+        store.keep_as_best(candidate if recovered else source)
     best = store.folder / BEST_FILE
     notes: list[str] = list(training["notes"])
     if budget.epochs > 0 and not recovered:
@@ -97,6 +96,7 @@ def recover(
     return {
         "generation": chosen["generation"],
         "recovered": recovered,
+        "sha256": digest_of(best),
         **figures(
             count(load_network(best, setting.options.input_shapes)), setting.ancestor, best.stat().st_size
         ),

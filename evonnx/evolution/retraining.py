@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 
@@ -14,17 +15,23 @@ from evonnx.adapter import (
     MeasuresSensitivities,
     Progress,
     RetrainRequest,
+    RetrainResult,
     TrainingBudget,
     check_result,
     check_sensitivities,
 )
 from evonnx.errors import AdapterError
+from evonnx.evolution.remedies import Remedies, remedy
 from evonnx.evolution.stopwatch import RETRAIN
+from evonnx.evolution.watching import Watch, owned
+from evonnx.faults import Ledger
 from evonnx.masks import live_masks
 from evonnx.network import Array, Network, network_of
 from evonnx.onnx_io import initializer_arrays, load_model, set_array
 from evonnx.steps import Timing, untimed, write_checked
 from evonnx.task import Task
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,11 @@ class Trainer:
     options: dict[str, str]
     checkpoints: Path | None = None
     """Folder for the progress of unfinished retrainings, by seed."""
+    timeout: float | None = None
+    """Seconds without a sign of progress after which the adapter counts as hanging; None: any time."""
+    remedies: Remedies = field(default_factory=Remedies)
+    ledger: Ledger = field(default_factory=Ledger)
+    """Told of what went wrong."""
 
     def retrain(
         self,
@@ -63,27 +75,33 @@ class Trainer:
             {"history": [{"epoch", "loss", "learning_rate"}], "notes": [str]} for the generation's metrics.
 
         Raises:
-            AdapterError: the adapter failed or broke its contract; nothing is written.
+            AdapterError: the adapter failed or broke its contract, and nothing that was tried helped;
+                nothing is written.
         """
         with timing("load"):
             graph = load_model(model) if graph is None else graph
             masks = live_masks(network_of(graph, str(model)))
-        with timing(RETRAIN):
-            result = self.adapter.retrain(
-                RetrainRequest(
-                    model=model,
-                    masks=masks,
-                    task=self.task,
-                    budget=budget,
-                    seed=seed,
-                    ancestor=self.ancestor,
-                    progress=progress,
-                    options=self.options,
-                    checkpoint=self._checkpoint(seed),
-                )
-            )
-        with timing("save"):
+        request = RetrainRequest(
+            model=model,
+            masks=masks,
+            task=self.task,
+            budget=budget,
+            seed=seed,
+            ancestor=self.ancestor,
+            progress=progress,
+            options=self.options,
+            checkpoint=self._checkpoint(seed),
+        )
+
+        def asked(request: RetrainRequest) -> RetrainResult:
+            result = self.adapter.retrain(request)
             check_result(initializer_arrays(graph), masks, result, self.adapter.name)
+            return result
+
+        with timing(RETRAIN):
+            result = self._ask(asked, request, "retraining", str(seed))
+        self.ledger.add(*result.faults)
+        with timing("save"):
             for name, array in result.weights.items():
                 set_array(graph, name, array)
             write_checked(graph, output, self.ancestor)
@@ -93,12 +111,6 @@ class Trainer:
         ]
         return {"history": history, "notes": list(result.notes)}
 
-    def _checkpoint(self, seed: int) -> Path | None:
-        if self.checkpoints is None:
-            return None
-        self.checkpoints.mkdir(exist_ok=True)
-        return self.checkpoints / str(seed)
-
     def sensitivities(
         self, network: Network, model: Path, budget: TrainingBudget, seed: int
     ) -> Mapping[str, Array]:
@@ -107,7 +119,8 @@ class Trainer:
         Raises:
             AdapterError: the adapter cannot measure that, failed, or broke its contract.
         """
-        if not isinstance(self.adapter, MeasuresSensitivities):
+        adapter = self.adapter
+        if not isinstance(adapter, MeasuresSensitivities):
             raise AdapterError(
                 f"Adapter {self.adapter.name!r} measures no gradients, which the encoding needs. Choose an "
                 "encoding that reads weights, such as adaptive, or the torch adapter."
@@ -116,6 +129,48 @@ class Trainer:
         request = RetrainRequest(
             model=model, masks=masks, task=self.task, budget=budget, seed=seed, options=self.options
         )
-        found = self.adapter.sensitivities(request)
-        check_sensitivities(masks, found, self.adapter.name)
-        return found
+
+        def asked(request: RetrainRequest) -> Mapping[str, Array]:
+            found = adapter.sensitivities(request)
+            check_sensitivities(masks, found, adapter.name)
+            return found
+
+        return self._ask(asked, request, "measuring gradients", f"gradients {seed}")
+
+    def _ask(
+        self, call: Callable[[RetrainRequest], Answer], request: RetrainRequest, stage: str, key: str
+    ) -> Answer:
+        """Ask the adapter, and ask more gently for as long as that may help."""
+        doing = f"{stage} {request.model.name}"
+        budget, faults = self.remedies.known(key, request.budget)
+        while True:
+            watch = Watch(self.timeout)
+            gentle = replace(request, budget=budget, progress=_passing_on(request.progress, watch))
+            try:
+                asked = partial(owned, partial(call, gentle), self.adapter.name, doing)
+                answer = watch.over(asked, self.adapter.name, doing)
+                break
+            except AdapterError as error:
+                found = remedy(error, budget, len(faults), stage)
+                if found is None:
+                    self.ledger.add(*faults)
+                    raise
+            budget, fault = found
+            faults.append(fault)
+            self.remedies.keep(key, budget, faults)
+        self.ledger.add(*faults)
+        return answer
+
+    def _checkpoint(self, seed: int) -> Path | None:
+        if self.checkpoints is None:
+            return None
+        self.checkpoints.mkdir(exist_ok=True)
+        return self.checkpoints / str(seed)
+
+
+def _passing_on(progress: Callable[[Progress], None], watch: Watch) -> Callable[[Progress], None]:
+    def heard(news: Progress) -> None:
+        watch.heard()
+        progress(news)
+
+    return heard

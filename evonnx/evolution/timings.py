@@ -3,12 +3,13 @@ alike."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from evonnx.durable import digest_of
+from evonnx.errors import RunError
 from evonnx.speed import bench
 
 
@@ -54,10 +55,13 @@ class Timings:
 
         Raises:
             ModelError: a model does not load or run.
+            RunError: what was recorded is no such measurement.
         """
-        digests = [hashlib.sha256(model.read_bytes()).hexdigest() for model in models]
+        digests = [digest_of(model) for model in models]
         known = self._recorded.get(key)
-        if known is None or known["models"] != digests:
+        if known is not None and not isinstance(known, dict):
+            raise _damaged(key)
+        if known is None or known.get("models") != digests:
             result = bench(
                 models,
                 provider=self._provider,
@@ -79,4 +83,17 @@ class Timings:
             }
             self._recorded[key] = known
             self._save()
-        return tuple(Timing(**row) for row in known["timings"])
+        try:
+            return tuple(Timing(**{name: float(row[name]) for name in _FIGURES}) for row in known["timings"])
+        except (LookupError, TypeError, ValueError) as error:
+            raise _damaged(key) from error
+
+
+_FIGURES = tuple(Timing.__dataclass_fields__)
+
+
+def _damaged(key: str) -> RunError:
+    return RunError(
+        f"run.json holds no timings under choices.timings.{key}, or damaged ones. Remove that "
+        "entry to have them taken again."
+    )

@@ -174,10 +174,15 @@ class Setting:
     """How probes are run."""
 
     network: Network
+    """The ancestor."""
     threads: int
-    providers: Sequence[str]
-    batch: int
-    clock: Clock
+    """Of onnxruntime."""
+    providers: Sequence[str] = (CPU,)
+    """onnxruntime's names."""
+    batch: int = 1
+    """Examples per run."""
+    clock: Clock = time.perf_counter
+    """Seconds."""
 
     def session(self, probe: Probe) -> tuple[Any, dict[str, Array]]:
         """Of a probe, with inputs for it."""

@@ -6,8 +6,7 @@ budget tell how far the prediction is off right there.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,9 +15,6 @@ from evonnx.environment import Bound, Budget, LatencyBudget
 from evonnx.environment.widths import Widths, width_total
 from evonnx.latency.measuring import Setting, time_in_turns
 from evonnx.latency.probes import compact_probe, probe_of
-from evonnx.network import Network
-from evonnx.sessions import CPU
-from evonnx.speed import Clock
 from evonnx.synthesis import Sample, Solution
 
 CLOSE = 0.02
@@ -26,75 +22,55 @@ CLOSE = 0.02
 _PILOTS = 4
 
 
-def corrected(bound: Bound, correction: float, network: Network) -> Bound:
-    """The same bound in milliseconds, predicted by a table that is off by `correction`."""
-    factor = bound.factor
-    assert isinstance(factor, LatencyBudget)
-    better = replace(factor, calibration=factor.calibration * correction)
+def latency_bound(solution: Solution) -> int | None:
+    """Place of the budget on latency among a solution's bounds; None without one."""
+    return next((i for i, one in enumerate(solution.bounds) if isinstance(one.factor, LatencyBudget)), None)
+
+
+def corrected(solution: Solution, correction: float) -> Solution:
+    """The same budget on latency in milliseconds, predicted by a table that is off by `correction`."""
+    place = latency_bound(solution)
+    if place is None:
+        return solution
+    bound, network = solution.bounds[place], solution.network
+    assert isinstance(bound.factor, LatencyBudget)
+    factor = replace(bound.factor, calibration=bound.factor.calibration * correction)
     parent = bound.parent_amount * correction
-    budget = Budget(min(1.0, bound.amount / parent), better)
-    return Bound(budget, better, better.prices(network), parent, better.costs(network))
+    budget = Budget(min(1.0, bound.amount / parent), factor)
+    better = Bound(budget, factor, factor.prices(network), parent, factor.costs(network))
+    return solution.under(better, place)
 
 
 def find_correction(
-    solution: Solution,
-    drawn: Callable[[Solution], Sample],
-    ancestor: Network,
-    ancestor_ms: float,
-    threads: int,
-    *,
-    providers: Sequence[str] = (CPU,),
-    batch: int = 1,
-    clock: Clock = time.perf_counter,
+    solution: Solution, drawn: Callable[[Solution], Sample], setting: Setting, ancestor_ms: float
 ) -> float:
     """Measured over predicted time of samples under a budget on latency; 1 without one.
 
     Args:
         solution: under that budget.
         drawn: draws a pilot: best the very sample that will be drawn when the correction is known.
-        ancestor: timed in turns with every pilot, so that a machine that slows down counts for both.
+        setting: how pilots are run, each in turns with the ancestor, so that a machine that slows down counts
+            for both.
         ancestor_ms: what the ancestor took when the table was measured.
-        threads: of onnxruntime.
-        providers: onnxruntime's names.
-        batch: examples per run.
-        clock: seconds.
     """
-    place = next((i for i, one in enumerate(solution.bounds) if isinstance(one.factor, LatencyBudget)), None)
-    if place is None:
-        return 1.0
     correction = 1.0
+    place = latency_bound(solution)
+    if place is None:
+        return correction
     for _ in range(_PILOTS):
-        bound = solution.bounds[place]
-        assert bound.costs is not None
-        share, widths = measured_share(
-            solution,
-            drawn(solution),
-            ancestor,
-            threads,
-            providers=providers,
-            batch=batch,
-            clock=clock,
-        )
-        miss = share * ancestor_ms / width_total(bound.costs, widths)
+        costs = solution.bounds[place].costs
+        assert costs is not None
+        share, widths = measured_share(solution, drawn(solution), setting)
+        miss = share * ancestor_ms / width_total(costs, widths)
         correction *= miss
         if abs(miss - 1) < CLOSE:
             break
-        solution = solution.under(corrected(bound, miss, solution.network), place)
+        solution = corrected(solution, miss)
     return correction
 
 
-def measured_share(
-    solution: Solution,
-    one: Sample,
-    ancestor: Network,
-    threads: int,
-    *,
-    providers: Sequence[str] = (CPU,),
-    batch: int = 1,
-    clock: Clock = time.perf_counter,
-) -> tuple[float, Mapping[str, Widths]]:
+def measured_share(solution: Solution, one: Sample, setting: Setting) -> tuple[float, Mapping[str, Widths]]:
     """Time of a sample, made compact, as a share of the ancestor's in the same rounds; and its widths."""
     pilot = compact_probe(solution.network, solution.coupling, one.masks)
-    setting = Setting(ancestor, threads, providers, batch, clock)
-    before, after = time_in_turns([probe_of(ancestor), pilot], setting, np.random.default_rng(0))
+    before, after = time_in_turns([probe_of(setting.network), pilot], setting, np.random.default_rng(0))
     return after / before, pilot.widths

@@ -195,7 +195,7 @@ def _ask_onnx(node: ir.Node, known: _Known) -> None:
         if value is None or not value.name or value.name not in known.types:
             continue
         types[value.name] = _type_proto(known.types[value.name], known.shape(value))
-        if slot and value.name in known.values:
+        if (slot or node.op_type == "ConstantOfShape") and value.name in known.values:
             data[value.name] = numpy_helper.from_array(known.values[value.name], value.name)
     try:
         found = shape_inference.infer_node_outputs(schema, ir.serde.serialize_node(node), types, data)

@@ -6,6 +6,7 @@ Reshape`), so that exports that work sizes out at run time get shapes too. The u
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from evonnx.errors import ModelError
 from evonnx.network.inference import Dim, infer
 from evonnx.network.operands import WEIGHT_PORTS
 
+MOST_ELEMENTS = 1 << 30
+"""Of one tensor, 4 GiB in float32: files are not trusted to say what is allocated when a model runs."""
 _SIDES = (
     (224, 32),
     (224, 512),
@@ -45,7 +48,8 @@ def infer_shapes(
     """Shapes of all tensors of the main graph for concrete input shapes.
 
     Raises:
-        ModelError: `input_shapes` names no input, or does not fit what the model declares.
+        ModelError: `input_shapes` names no input, or does not fit what the model declares; a tensor would be
+            too large.
     """
     given = input_shapes or {}
     _check_given(model, source, given)
@@ -55,7 +59,18 @@ def infer_shapes(
             break
         attempt = _attempt(model, given, sides)
         best = attempt if attempt.missing < best.missing else best
+    _refuse_huge(best.inference.shapes, source)
     return best.inference
+
+
+def _refuse_huge(shapes: Mapping[str, tuple[Dim, ...]], source: str) -> None:
+    for name, shape in shapes.items():
+        if math.prod(dim for dim in shape if isinstance(dim, int)) > MOST_ELEMENTS:
+            raise ModelError(
+                f"{source}: tensor {name!r} would have the shape {list(shape)}, more than {MOST_ELEMENTS:,} "
+                "elements. If inputs have open dimensions, give smaller ones with --input-shape; otherwise "
+                "the file is damaged, or made to do harm."
+            )
 
 
 def model_inputs(model: ir.Model) -> list[ir.Value]:

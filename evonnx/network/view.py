@@ -24,11 +24,12 @@ from evonnx.network.weights import Array, Unprunable, Weight, find_weights
 from evonnx.onnx_io import (
     constant_tensor,
     constant_values,
+    forget_pages,
     load_model,
     model_label,
     node_labels,
     stored_bytes,
-    to_bytes,
+    written_bytes,
 )
 
 
@@ -57,7 +58,7 @@ class Network:
     @cached_property
     def file_bytes(self) -> int:
         """Size of the file with its external data, or of the serialized model where there is no file."""
-        return len(to_bytes(self.model)) if self.stored_bytes is None else self.stored_bytes
+        return written_bytes(self.model) if self.stored_bytes is None else self.stored_bytes
 
     def array(self, name: str) -> Array:
         """The stored array of an initializer or Constant node, by tensor name.
@@ -69,6 +70,10 @@ class Network:
         if tensor is None:
             raise ModelError(f"{self.source} has no initializer or Constant node named {name!r}.")
         return tensor.numpy()
+
+    def forget(self, name: str) -> None:
+        """Let go of the memory of a constant in an external file, until it is asked for again."""
+        forget_pages(constant_tensor(self._constants.get(name)))
 
     def values(self, name: str) -> Array:
         """The numbers that a constant stands for, in its stored shape: dequantised where it is quantised.

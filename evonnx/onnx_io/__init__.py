@@ -15,9 +15,10 @@ from evonnx.onnx_io.files import (
     stored_parameters,
     subgraphs,
     to_bytes,
+    written_bytes,
 )
 from evonnx.onnx_io.standard import check_detached, check_file
-from evonnx.onnx_io.tensors import drop_weights
+from evonnx.onnx_io.tensors import drop_weights, forget_pages
 from evonnx.onnx_io.versions import newest_supported
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "detach",
     "drop_weights",
     "find_constant",
+    "forget_pages",
     "initializer_arrays",
     "load_model",
     "model_label",
@@ -40,4 +42,5 @@ __all__ = [
     "stored_parameters",
     "subgraphs",
     "to_bytes",
+    "written_bytes",
 ]

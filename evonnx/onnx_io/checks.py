@@ -6,29 +6,38 @@ Everything here costs O(size of the graph) and never allocates what a tensor mer
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
 from evonnx.errors import ModelError
+from evonnx.onnx_io.ranges import check_ranges
 
 
-def check_proto(proto: onnx.ModelProto, file: Path) -> None:
+def check_proto(proto: onnx.ModelProto, file: Path, elsewhere: Collection[str] = ()) -> None:
     """Refuse a model whose tensors, names or order cannot be right.
+
+    Args:
+        proto: the message.
+        file: what to call it in messages.
+        elsewhere: initializers whose values, known to fit their shapes, are not in the message.
 
     Raises:
         ModelError: naming the tensor or node at fault.
     """
-    _check_graph(proto.graph, file, outer=frozenset())
+    _check_graph(proto.graph, file, outer=frozenset(), elsewhere=elsewhere)
+    check_ranges(proto, file)
     for function in proto.functions:
         for node in function.node:
             for attribute in node.attribute:
                 _check_attribute_tensors(attribute, node, file)
 
 
-def _check_graph(graph: onnx.GraphProto, file: Path, outer: frozenset[str]) -> None:
+def _check_graph(
+    graph: onnx.GraphProto, file: Path, outer: frozenset[str], elsewhere: Collection[str] = ()
+) -> None:
     if graph.sparse_initializer:
         raise ModelError(
             f"{file} stores {graph.sparse_initializer[0].values.name!r} as a sparse initializer, which "
@@ -37,7 +46,8 @@ def _check_graph(graph: onnx.GraphProto, file: Path, outer: frozenset[str]) -> N
     initializers = _unique((t.name for t in graph.initializer), "initializer", file)
     inputs = _unique((i.name for i in graph.input), "graph input", file)
     for tensor in graph.initializer:
-        _check_tensor(tensor, f"initializer {tensor.name!r}", file)
+        if tensor.name not in elsewhere:
+            _check_tensor(tensor, f"initializer {tensor.name!r}", file)
     known = set(outer) | initializers | inputs
     produced_by = _producers(graph, known - outer, file)
     for position, node in enumerate(graph.node):

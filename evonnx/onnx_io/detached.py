@@ -18,9 +18,9 @@ from evonnx.errors import ModelError
 from evonnx.onnx_io.message import last_line, proto_of
 from evonnx.onnx_io.tensors import is_external, is_string, replace_tensors, tensors_of
 
-_LARGE = 1024
+LARGE = 1024
 """Bytes from which an initializer stands beside the message."""
-_PLAIN = "fiub"
+PLAIN = "fiub"
 """Kinds of numpy dtypes that onnxruntime takes from an array; others stay in the message."""
 BESIDE = "beside"
 """The external file that the message names, and that nobody opens."""
@@ -75,10 +75,10 @@ def detach(model: ir.Model) -> Detached:
     arrays: dict[str, NDArray[np.generic]] = {}
     for name, value in shell.graph.initializers.items():
         tensor = value.const_value
-        if tensor is None or tensor.nbytes < _LARGE or is_string(tensor) or not _has_bytes(tensor):
+        if tensor is None or tensor.nbytes < LARGE or is_string(tensor) or not _has_bytes(tensor):
             continue
         array = tensor.numpy()
-        if array.dtype.kind not in _PLAIN:
+        if array.dtype.kind not in PLAIN:
             continue
         arrays[name] = np.ascontiguousarray(array)
         value.const_value = ir.ExternalTensor(

@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 
 from evonnx.durable import write_whole
 from evonnx.errors import ModelError
+from evonnx.onnx_io.bounds import check_bulk, check_counts
 from evonnx.onnx_io.checks import check_proto
-from evonnx.onnx_io.detached import detach
+from evonnx.onnx_io.detached import Detached, detach
 from evonnx.onnx_io.message import VALUE_INFO, last_line, proto_of
+from evonnx.onnx_io.reading import read_message
 from evonnx.onnx_io.tensors import graphs_of, is_external, is_string, replace_tensors, tensors_of
+from evonnx.onnx_io.unloading import unloaded
 from evonnx.onnx_io.versions import DEFAULT_DOMAINS, check_versions
 from evonnx.onnx_io.wire import chunks
 
@@ -43,9 +46,11 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
             missing or misplaced external data, data that does not fit a shape, duplicate names or a cycle.
     """
     file = Path(path)
-    proto = _parse(file)
+    check_bulk(file)
+    proto, arrays = _parse(file)
+    check_counts(proto, file)
     check_versions(proto, file)
-    check_proto(proto, file)
+    check_proto(proto, file, arrays.keys())
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir raises many kinds; all of them mean that the file is unusable
@@ -56,16 +61,23 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     for function in model.functions.values():
         ir.external_data.set_base_dir(function.graph, file.absolute().parent)
     _mark_value_info(model, proto)
+    for name, array in arrays.items():
+        _put_values(model.graph.initializers[name], array)
     if file.stat().st_size > _OWN_FROM_BYTES:  # the message itself would be serialised to tell
         replace_tensors(model, (ir.serde.TensorProtoTensor,))
     return model
 
 
-def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
+def save_model(model: ir.Model, path: str | os.PathLike[str], detached: Detached | None = None) -> None:
     """Write a model atomically and deterministically; the model itself is not changed.
 
     Weights are stored inside the file, also where they came from an external one; above about 1.5 GB they
     go to `<file name>.data` beside it. No path of this machine is written.
+
+    Args:
+        model: to write.
+        path: where.
+        detached: the same model, where somebody has it at hand.
 
     Raises:
         ModelError: the file cannot be written.
@@ -73,19 +85,22 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
     file = Path(path)
     try:
         if _data_bytes(model) > _EXTERNAL_FROM_BYTES:
-            model = model.clone()
-            replace_tensors(model, (ir.ExternalTensor,), where=lambda value: value is None)
-            ir.external_data.unload_from_model(
-                model, file.absolute().parent, f"{file.name}.data", size_threshold_bytes=1024
-            )
-            write_whole(file, proto_of(model).SerializeToString(deterministic=True))
+            beside = file.with_name(f"{file.name}.data")
+            shell, data = unloaded(model, beside.name)
+            write_whole(beside, *data)
+            write_whole(file, proto_of(shell).SerializeToString(deterministic=True))
         else:
-            write_whole(file, *chunks(detach(model)))
+            write_whole(file, *chunks(detached or detach(model)))
     except OSError as error:
         reason = error.strerror or str(error)
         raise ModelError(
             f"Cannot write {file}: {reason}. Choose another output path or free some space."
         ) from error
+
+
+def written_bytes(model: ir.Model) -> int:
+    """How many bytes `save_model` writes, a second file with weights included; none are put together."""
+    return sum(map(len, chunks(detach(model))))
 
 
 def to_bytes(model: ir.Model) -> bytes:
@@ -226,28 +241,39 @@ def stored_bytes(path: str | os.PathLike[str], model: ir.Model) -> int:
     return Path(path).stat().st_size + outside
 
 
-def _parse(file: Path) -> onnx.ModelProto:
+def _parse(file: Path) -> tuple[onnx.ModelProto, dict[str, NDArray[np.generic]]]:
+    """The message in a file, and the values that are left out of it (see `reading`)."""
     try:
-        data = file.read_bytes()
+        if file.is_file() and not file.stat().st_size:
+            raise ModelError(f"{file} is empty; it holds no ONNX model. Download or export it again.")
+        proto, arrays = read_message(file)
     except FileNotFoundError:
         raise ModelError(f"{file} does not exist; check the path of the model.") from None
     except IsADirectoryError:
         raise ModelError(f"{file} is a folder; give the .onnx file inside it.") from None
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
-    if not data:
-        raise ModelError(f"{file} is empty; it holds no ONNX model. Download or export it again.")
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(data)
     except DecodeError as error:
         raise ModelError(
-            f"{file} is not an ONNX file, or is truncated ({len(data)} bytes do not parse). "
+            f"{file} is not an ONNX file, or is truncated ({file.stat().st_size} bytes do not parse). "
             "Download or export it again."
         ) from error
     if not proto.HasField("graph") or not proto.ir_version:
         raise ModelError(f"{file} is not an ONNX file: it holds no graph. Check that this is the right file.")
-    return proto
+    return proto, arrays
+
+
+def _put_values(value: ir.Value, array: NDArray[np.generic]) -> None:
+    """Give an initializer the values that were left out of its message."""
+    shell = value.const_value
+    assert shell is not None
+    value.const_value = ir.Tensor(
+        array,
+        dtype=shell.dtype,
+        name=shell.name,
+        doc_string=shell.doc_string,
+        metadata_props=dict(shell.metadata_props),
+    )
 
 
 def _mark_value_info(model: ir.Model, proto: onnx.ModelProto) -> None:

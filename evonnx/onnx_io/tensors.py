@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
@@ -45,6 +46,13 @@ def drop_weights(model: ir.Model) -> None:
     for graph in graphs_of(model):
         for value in graph.initializers.values():
             value.const_value = None
+
+
+def forget_pages(tensor: ir.TensorProtocol | None) -> None:
+    """Let go of the memory of a tensor that is mapped from a file; it is read again when touched."""
+    raw = tensor.raw if isinstance(tensor, ir.ExternalTensor) else None
+    if isinstance(raw, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        raw.madvise(mmap.MADV_DONTNEED)
 
 
 def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:

@@ -16,16 +16,16 @@ from evonnx.onnx_io.detached import Detached
 
 Chunk = bytes | memoryview
 
-_GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
-_INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
-_RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
-_LENGTH_DELIMITED = 2
+GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
+INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
+RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
+LENGTH_DELIMITED = 2
 
 
 def chunks(model: Detached) -> list[Chunk]:
     """What `SerializeToString(deterministic=True)` gives of the model with its weights in it, in pieces."""
-    graph = list(_with(model.proto.graph, _INITIALIZER, _tensors(model)))
-    return list(_with(model.proto, _GRAPH, _field(_GRAPH, graph)))
+    graph = list(_with(model.proto.graph, INITIALIZER, _tensors(model)))
+    return list(_with(model.proto, GRAPH, _field(GRAPH, graph)))
 
 
 def _tensors(model: Detached) -> Iterator[Chunk]:
@@ -39,8 +39,8 @@ def _tensors(model: Detached) -> Iterator[Chunk]:
             shell.ClearField("data_location")
             shell.ClearField("external_data")
             raw = _little_endian(array).reshape(-1).view(np.uint8).data
-            content = list(_with(shell, _RAW_DATA, _field(_RAW_DATA, [raw])))
-        yield from _field(_INITIALIZER, content)
+            content = list(_with(shell, RAW_DATA, _field(RAW_DATA, [raw])))
+        yield from _field(INITIALIZER, content)
 
 
 def _little_endian(array: np.ndarray) -> np.ndarray:
@@ -70,8 +70,13 @@ def _copy_field(source: Message, target: Message, name: str) -> None:
 
 def _field(number: int, content: list[Chunk]) -> Iterator[Chunk]:
     """A field whose content has a length."""
-    yield _varint(number << 3 | _LENGTH_DELIMITED) + _varint(sum(len(chunk) for chunk in content))
+    yield header(number, sum(len(chunk) for chunk in content))
     yield from content
+
+
+def header(number: int, length: int) -> bytes:
+    """What stands before the content of a field that has a length."""
+    return _varint(number << 3 | LENGTH_DELIMITED) + _varint(length)
 
 
 def _varint(value: int) -> bytes:

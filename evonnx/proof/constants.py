@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
+import numpy as np
 from onnx import TensorProto
 
 from evonnx.network import Array
@@ -41,3 +43,13 @@ class Tensors:
     def set(self, name: str, values: Array) -> None:
         """Write a constant's values."""
         self._model.set_values(self._protos[name], values)
+
+
+def scattered(like: Array, deviation: float, rng: np.random.Generator) -> Array:
+    """Uniform values around 0, in an array's shape and precision (float32, or float64): for the proof as good
+    as normal ones, and drawn in a third of the time."""
+    wide = like.dtype.itemsize == 8
+    drawn: Array = rng.random(like.shape) if wide else rng.random(like.shape, np.float32)
+    np.subtract(drawn, 0.5, out=drawn)
+    np.multiply(drawn, math.sqrt(12) * deviation, out=drawn)
+    return drawn

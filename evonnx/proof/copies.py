@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from evonnx.compaction import Plan
 from evonnx.network import Array
 from evonnx.onnx_io import Detached
-from evonnx.proof.constants import Tensors
+from evonnx.proof.constants import Tensors, scattered
 
 Indices = NDArray[np.int64]
 Axes = int | tuple[int, ...]
@@ -238,7 +238,7 @@ class Redrawn:
 def redraw(masked: Detached, compact: Detached, plan: Plan, rng: np.random.Generator) -> Redrawn:
     """Turn a pair into a redrawn one, in place: see the top of the file.
 
-    Weights become normal with variance 1 / (live inputs of an output), so that signals neither fade nor
+    Weights become uniform with variance 1 / (live inputs of an output), so that signals neither fade nor
     swell; shifts `_SHIFT` normal, norm scales and variances in [0.5, 2]. What is zero stays zero.
 
     Args:
@@ -318,32 +318,46 @@ def _operands(model: Detached, cut: set[str]) -> Iterator[_Operand]:
 
 def _draw(role: str, values: Array, outputs: int, rng: np.random.Generator) -> Array:
     """Values of a role, in the dtype given (float32 or float64); zeros stay."""
-    dead = np.equal(values, 0)
+    live = np.not_equal(values, 0)
     drawn: Array
     if role == "weight":
-        live = max(1, dead.size - int(np.count_nonzero(dead)))
-        drawn = np.asarray(rng.standard_normal(values.shape, "d" if values.dtype.itemsize == 8 else "f"))
-        np.multiply(drawn, math.sqrt(outputs / live), out=drawn)
+        drawn = scattered(values, math.sqrt(outputs / max(1, int(np.count_nonzero(live)))), rng)
     elif role == "shift":
         drawn = np.asarray(_SHIFT * rng.standard_normal(values.shape))
     else:
         drawn = np.asarray(rng.uniform(0.5, 2, values.shape))
         if role == "scale":
             drawn = drawn * rng.choice([-1.0, 1.0], values.shape)
-    drawn[dead] = 0
-    return drawn.astype(values.dtype, copy=False)
+    return np.multiply(drawn, live, out=drawn).astype(values.dtype, copy=False)
 
 
 def _linearise(model: Detached) -> None:
     """Activations that map 0 to 0, and clips around 0, become Identity."""
     tensors = Tensors(model)
+    dropped: set[str] = set()
     for node in model.proto.graph.node:
         if node.domain in ("", "ai.onnx") and (
             node.op_type in _ZERO_TO_ZERO or (node.op_type == "Clip" and _clips_around_zero(node, tensors))
         ):
             node.op_type = "Identity"
+            dropped.update(node.input[1:])
             del node.input[1:]
             del node.attribute[:]
+    _drop_unread(model.proto.graph, dropped)
+
+
+def _drop_unread(graph: onnx.GraphProto, names: set[str]) -> None:
+    """Initializers among these that nothing reads any more; with some, onnxruntime loads not every model."""
+    if any(
+        attribute.type == onnx.AttributeProto.GRAPH for node in graph.node for attribute in node.attribute
+    ):
+        return  # a subgraph may read them
+    read = {name for node in graph.node for name in node.input}
+    read.update(value.name for value in (*graph.input, *graph.output))
+    kept = [tensor for tensor in graph.initializer if tensor.name in read or tensor.name not in names]
+    if len(kept) < len(graph.initializer):
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
 
 
 def _clips_around_zero(node: onnx.NodeProto, tensors: Tensors) -> bool:

@@ -6,26 +6,23 @@ itself, so that what is small or hardly moves is not judged by large constants b
     |compact - masked| <= tolerance min(max |masked|, moves) + 4 noise + rounding
 
 where moves is how far another input takes the slice, noise what the masked model's own result changes by when
-onnxruntime's optimisations are on and inputs and weights move by a millionth (exponentials amplify rounding;
-it is measured only where it decides), and rounding some last bits of the slice's largest value. A tensor that
-no input moves by a hundred times what is allowed shows nothing.
+inputs and weights move by a millionth and, where the compact model runs so, with onnxruntime's optimisations
+(exponentials amplify rounding; it is measured only where it decides), and rounding some last bits of the
+slice's largest value. A tensor that no input moves by a hundred times what is allowed shows nothing.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evonnx.network import Array
 from evonnx.proof.copies import Compared
-
-Floats = NDArray[np.floating[Any]]
+from evonnx.proof.levels import Floats, gaps_between, is_finite, sizes_of
 
 POWER = 100.0
 """Another input must move some slice by this many times the difference that is allowed there."""
@@ -39,8 +36,6 @@ _LAST_BIT = 2.0**-23
 _CERTAIN = 10.0
 """A difference that is this many times what is allowed is a fault; one that is less, and small beside the
 tensor, may be rounding that was underestimated (that of a Sigmoid is absolute), so it proves nothing."""
-_ENOUGH = 16
-"""Elements that a slice needs to have a level of its own."""
 
 
 @dataclass(frozen=True)
@@ -95,44 +90,37 @@ class Tally:
 class Reading:
     """One tensor of the masked model on one input, and what a difference is held against."""
 
-    def __init__(self, want: Array, other: Array | None, tolerance: float) -> None:
-        """Without another input's result (`other`) moves are unknown, and sizes count alone."""
+    def __init__(self, want: Array, tolerance: float, moves: list[Floats] | None = None) -> None:
+        """
+        Args:
+            want: the tensor.
+            tolerance: largest difference allowed, as a share.
+            moves: how far another input takes the slices (see `moves_between`); None: unknown, and sizes
+                count alone.
+        """
         self.want = want
-        self.other = other if other is not None and other.shape == want.shape else None
         self.tolerance = tolerance
         self.is_float = want.dtype.kind == "f"
-        self.finite = np.isfinite(want) if self.is_float else np.ones(want.shape, dtype=np.bool_)
-        self.all_finite = bool(self.finite.all())
-        self._latest: tuple[Array, list[Floats]] | None = None
+        sizes = sizes_of(want) if self.is_float else []
+        self.all_finite = not self.is_float or is_finite(sizes)
+        self.sizes = sizes if self.all_finite else sizes_of(np.where(self.finite, want, 0))
+        """Largest magnitudes of what is finite: see `levels`."""
+        self.moves = moves
 
     @cached_property
-    def sizes(self) -> list[Floats]:
-        """Largest magnitudes: see `_levels`."""
-        return _levels(np.abs(self.want if self.all_finite else np.where(self.finite, self.want, 0)))
-
-    @cached_property
-    def moves(self) -> list[Floats]:
-        """How far another input takes the slices."""
-        if self.other is None:
-            return self.sizes
-        both = np.isfinite(self.other)
-        return self._apart(self.other, None if self.all_finite and both.all() else self.finite & both)
+    def finite(self) -> NDArray[np.bool_]:
+        """Which elements are finite; the others have to be the same in both models."""
+        return np.isfinite(self.want)
 
     def gaps(self, got: Array) -> list[Floats]:
-        """Largest absolute differences: see `_levels`; 0 where the masked model's value is not finite."""
-        if self._latest is None or self._latest[0] is not got:
-            self._latest = got, self._apart(got, None if self.all_finite else self.finite)
-        return self._latest[1]
-
-    def _apart(self, one: Array, where: NDArray[np.bool_] | None) -> list[Floats]:
-        out: Array = np.zeros_like(self.want)
-        np.subtract(one, self.want, out=out, where=True if where is None else where)
-        return _levels(np.abs(out, out=out))
+        """Largest absolute differences: see `levels`; 0 where the masked model's value is not finite."""
+        if self.all_finite:
+            return gaps_between(got, self.want)
+        return _gaps_where(got, self.want, self.finite)
 
     def noise(self, own: Sequence[Array]) -> list[Floats]:
         """The largest change by slice that the masked model's other results show."""
-        where = None if self.all_finite else self.finite
-        found = [self._apart(one, where) for one in own if one.shape == self.want.shape]
+        found = [self.gaps(one) for one in own if one.shape == self.want.shape]
         return [reduce(np.maximum, levels) for levels in zip(*found, strict=True)]
 
     @cached_property
@@ -142,7 +130,7 @@ class Reading:
         scales = [
             # What does not move at all (a class token) is judged on what it is.
             np.where(move > small, np.minimum(move, size), size)
-            for move, size, small in zip(self.moves, self.sizes, rounding, strict=True)
+            for move, size, small in zip(self.moves or self.sizes, self.sizes, rounding, strict=True)
         ]
         return [
             self.tolerance * scale + small + _LAST_BIT * self.sizes[0]
@@ -156,15 +144,9 @@ class Reading:
             return self._allowed
         return [base + NOISE_FACTOR * change for base, change in zip(self._allowed, noise, strict=True)]
 
-    def agrees(self, got: Array, own: Sequence[Array]) -> bool:
-        """Whether another result is the same, given what the masked model's own may change by."""
-        if self.want.shape != got.shape or not self.is_float or not self.all_finite:
-            return bool(np.array_equal(self.want, got, equal_nan=self.is_float))
-        return bool(self.excess(got, own) <= 1)
-
     def reaction(self, own: Sequence[Array]) -> tuple[float, float]:
         """How far another input takes the tensor: as a share of its largest value, and of what is allowed."""
-        if self.other is None:
+        if self.moves is None:
             return 1.0, float("inf")
         moves, largest = float(self.moves[0].max()), float(self.sizes[0].max())
         if not largest > 0:
@@ -174,9 +156,54 @@ class Reading:
             power = max(float(np.max(move / allowed)) for move, allowed in pairs)
         return moves / largest, power
 
-    def excess(self, got: Array, own: Sequence[Array]) -> float:
+
+def moves_between(one: Array, other: Array) -> list[Floats] | None:
+    """How far apart two inputs take the slices of a tensor, where both results are finite; None where their
+    shapes differ, or they are no floating-point numbers."""
+    if one.shape != other.shape or other.dtype.kind != "f":
+        return None
+    moves = gaps_between(one, other)
+    return moves if is_finite(moves) else _gaps_where(one, other, np.isfinite(one) & np.isfinite(other))
+
+
+def _gaps_where(one: Array, other: Array, where: NDArray[np.bool_]) -> list[Floats]:
+    out: Array = np.zeros_like(other)
+    np.subtract(one, other, out=out, where=where)
+    return sizes_of(out)
+
+
+class Meeting:
+    """What a result of the compact model differs by from the masked model's; the result itself may go."""
+
+    def __init__(self, reading: Reading, got: Array) -> None:
+        want = reading.want
+        self.reading = reading
+        self.shape = got.shape
+        self.alike = want.shape == got.shape
+        """In shape, and in what is not finite; integers throughout."""
+        self.share = 0.0
+        """Of elements that differ, where these are no floating-point numbers."""
+        self.gaps: list[Floats] = []
+        if not self.alike:
+            return
+        if reading.is_float:
+            self.gaps = reading.gaps(got)
+            finite = reading.all_finite and is_finite(self.gaps)
+            self.alike = finite or _alike_where_not_finite(reading, got)
+        elif not np.array_equal(want, got):
+            self.alike, self.share = False, float(np.mean(want != got))
+
+    def agrees(self, own: Sequence[Array]) -> bool:
+        """Whether the results are the same, given what the masked model's own may change by."""
+        if not self.alike or not self.reading.is_float:
+            return self.alike
+        if not self.reading.all_finite:
+            return not any(gap.any() for gap in self.gaps)
+        return self.excess(own) <= 1
+
+    def excess(self, own: Sequence[Array]) -> float:
         """The largest difference as a multiple of what is allowed where it is."""
-        pairs = list(zip(self.gaps(got), self.allowed(own), strict=True))
+        pairs = list(zip(self.gaps, self.reading.allowed(own), strict=True))
         with np.errstate(over="ignore"):
             shares = [
                 np.divide(gap, limit, where=~(gap <= 0), out=np.zeros_like(gap)) for gap, limit in pairs
@@ -185,48 +212,17 @@ class Reading:
         return float(max(float(share.max()) for share in shares))
 
 
-def _levels(magnitudes: Floats) -> list[Floats]:
-    """The largest of the whole tensor and of its slices across every axis, where these have enough elements;
-    each broadcasts to the tensor. At least one entry, [0] for an empty tensor."""
-    rank, size = magnitudes.ndim, magnitudes.size
-    whole = np.full([1] * rank, magnitudes.max(initial=0.0), magnitudes.dtype)
-    if not size or not rank:
-        return [whole]
-    return [
-        whole,
-        *(
-            largest.reshape([-1 if other == axis else 1 for other in range(rank)])
-            for axis, largest in enumerate(_by_axis(magnitudes))
-            if largest.size > 1 and size >= _ENOUGH * largest.size
-        ),
-    ]
-
-
-def _by_axis(array: Floats) -> list[Floats]:
-    """The largest of every slice, axis by axis. Halves of the axes are reduced at once: going through a large
-    tensor axis by axis takes several times as long."""
-    shape = array.shape
-    if len(shape) == 1:
-        return [array]
-    cut = min(range(1, len(shape)), key=lambda at: max(math.prod(shape[:at]), math.prod(shape[at:])))
-    flat = array.reshape(math.prod(shape[:cut]), -1)
-    return [
-        *_by_axis(flat.max(axis=1).reshape(shape[:cut])),
-        *_by_axis(flat.max(axis=0).reshape(shape[cut:])),
-    ]
-
-
-def enter(tally: Tally, reading: Reading, own: Sequence[Array], got: Array, redrawn: bool) -> None:
+def enter(tally: Tally, meeting: Meeting, own: Sequence[Array], redrawn: bool) -> None:
     """Judge one tensor on one input.
 
     Args:
         tally: to enter it in.
-        reading: the masked model's, without optimisations.
-        own: the masked model's with nudged inputs, with and without optimisations; as many as were needed.
-        got: the compact model's.
+        meeting: what the compact model's result differs by from the masked model's, without optimisations.
+        own: the masked model's with nudged inputs and weights; as many as were needed.
         redrawn: which weights both have.
     """
-    want, finite = reading.want, reading.finite
+    reading = meeting.reading
+    want = reading.want
     tally.is_float = reading.is_float
     where = " with redrawn weights" if redrawn else ""
 
@@ -234,24 +230,24 @@ def enter(tally: Tally, reading: Reading, own: Sequence[Array], got: Array, redr
         tally.differences[redrawn] = max(tally.differences[redrawn], difference)
         tally.faults.append(f"{words}{where}")
 
-    if want.shape != got.shape:
+    if want.shape != meeting.shape:
         if all(other.shape == want.shape for other in own):
-            fault(float("inf"), f"has shape {list(got.shape)} instead of {list(want.shape)}")
+            fault(float("inf"), f"has shape {list(meeting.shape)} instead of {list(want.shape)}")
         return
     if not tally.is_float:
         tally.seen += 1
-        if not np.array_equal(want, got) and all(np.array_equal(want, other) for other in own):
-            share = float(np.mean(want != got))
-            fault(share, f"differs in {share:.1%} of its elements")
+        if not meeting.alike and all(np.array_equal(want, other) for other in own):
+            fault(meeting.share, f"differs in {meeting.share:.1%} of its elements")
         return
-    if not _alike_where_not_finite(reading, got):
+    if not meeting.alike:
         if all(_alike_where_not_finite(reading, other) for other in own):
             fault(float("inf"), "is not finite at the same places")
         return
     largest = float(reading.sizes[0].max())
-    difference = float(reading.gaps(got)[0].max())
+    difference = float(meeting.gaps[0].max())
     noise = max((float(level.max()) for level in reading.noise(own)[:1]), default=0.0)
-    if (want.size and not finite.any()) or not noise <= _MOST_NOISE * largest:
+    nothing = not reading.all_finite and not reading.finite.any()
+    if nothing or not noise <= _MOST_NOISE * largest:
         return
     tally.seen += 1
     tally.silent[redrawn] &= largest == 0
@@ -261,7 +257,7 @@ def enter(tally: Tally, reading: Reading, own: Sequence[Array], got: Array, redr
     tally.differences[redrawn] = max(tally.differences[redrawn], relative)
     sensitivity, power = reading.reaction(own)
     tally.sensitivity, tally.power = max(tally.sensitivity, sensitivity), max(tally.power, power)
-    excess = reading.excess(got, own)
+    excess = meeting.excess(own)
     if excess > 1:
         words = f"differs by {relative:.1e} of its largest value, {excess:.1f} times what is allowed there"
         if excess > _CERTAIN or relative > reading.tolerance + NOISE_FACTOR * noise / (largest or 1.0):

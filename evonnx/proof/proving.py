@@ -27,20 +27,23 @@ from evonnx.proof.dequantizing import dequantized_copy, is_quantized
 from evonnx.proof.inputs import Shapes, Source, feed, first_sizes, has_dynamic_axes, second_sizes, sources_of
 from evonnx.proof.judging import (
     NOISE_FACTOR,
+    Meeting,
     Reading,
     Tally,
     TensorProof,
     detail_of,
     enter,
     largest_gap,
+    moves_between,
 )
+from evonnx.proof.levels import Floats
 from evonnx.proof.precision import float32_copy, is_low_precision
 from evonnx.proof.rounding import STEP_NUDGE, nudged_inputs, nudged_weights
 from evonnx.sessions import give_back_memory, input_specs, make_session, run_session
 
-SCALES = (1.0, 1.0, 0.1, 30.0)
-"""Standard deviations of the random inputs; a second size gets the first. Each result is held against the
-one before to see what reacts to inputs."""
+SCALES = (1.0, 0.1, 30.0)
+"""Standard deviations of the random inputs; a second size is compared on the first. Each result is held
+against the one before to see what reacts to inputs."""
 REDRAWN_SCALES = (1.0, 3.0)
 """The same for redrawn weights, which pass signals on as they come."""
 _SAMPLES = 5
@@ -191,26 +194,24 @@ def _prove(
         sizes = list(pair.sizes(input_shapes, seed))
         tallies = {one.name: Tally(one) for one in tensors}
         for number, shapes in enumerate(sizes):
-            pair.compare(
-                shapes, SCALES[: None if number == 0 else 1], seed, tallies, tolerance, redrawn=False
-            )
+            pair.compare(shapes, SCALES, seed, tallies, tolerance, first=number == 0, redrawn=False)
         del pair
         give_back_memory()
         redrawn = redraw(before, after, plan, np.random.default_rng([seed, 1]))
         if redrawn.unlike:
             names = ", ".join(redrawn.unlike)
             notes.append(f"Not redrawn, for the compact model holds other values: {names}.")
-        pair = _Pair(before, after, tensors, sources, threads)
+        pair = _Pair(before, after, tensors, sources, threads, optimize=False)
         for _ in range(_PASSES if is_sensitive(before.proto) else 0):
             levels = pair.levels(sizes[0], seed)
             if not needs_calibration(levels):
                 break
             rescale(before, after, calibration(before.proto, levels, redrawn.scaled_by))
-            pair = _Pair(before, after, tensors, sources, threads)
+            pair = _Pair(before, after, tensors, sources, threads, optimize=False)
             if not overflows(levels):
                 break
         for number, shapes in enumerate(sizes):
-            pair.compare(shapes, REDRAWN_SCALES[: 2 - number], seed, tallies, tolerance, redrawn=True)
+            pair.compare(shapes, REDRAWN_SCALES, seed, tallies, tolerance, first=number == 0, redrawn=True)
         del pair
         if quantized:
             outputs = [one for one in tensors if one.name in named[0]]
@@ -219,6 +220,8 @@ def _prove(
             if fault:
                 return _failed(fault, removed)
     except ModelError as error:
+        if refusal := _refusal(models, given=input_shapes, seed=seed, threads=threads):
+            return _unrunnable(refusal)
         return _failed(f"Masked and compact model can't be compared: {error}", [])
     return _verdict(tallies, still, removed, sizes, tolerance, notes)
 
@@ -242,6 +245,34 @@ def _failed(reason: str, removed: Sequence[str]) -> Proof:
     return Proof(False, False, float("inf"), "", 0, reason, removed=tuple(removed))
 
 
+def _unrunnable(reason: str) -> Proof:
+    """The masked model itself does not run: whatever was made of it, nothing can be shown."""
+    return Proof(
+        False, True, float("inf"), "", 0, f"The proof is void: the model as given cannot run. {reason}"
+    )
+
+
+def _refusal(
+    models: Callable[[], tuple[Detached, Detached]],
+    *,
+    given: Mapping[str, Sequence[int]],
+    seed: int,
+    threads: int | None,
+) -> str | None:
+    """Why onnxruntime does not load the masked model itself, or run it at any size, if it does not."""
+    try:
+        masked = models()[0]
+    except ModelError:  # one of the two is no model that can be written
+        return None
+    try:
+        alone = _Pair(masked, masked, [], sources_of(masked.proto), threads)
+        for shapes in alone.sizes(given, seed):
+            run_session(alone.plain, alone._feed(shapes, np.random.default_rng(seed), 1.0))
+    except ModelError as error:
+        return str(error)
+    return None
+
+
 class _Pair:
     """Masked and compact model, ready to run with the compared tensors among their outputs."""
 
@@ -252,23 +283,30 @@ class _Pair:
         tensors: Sequence[Compared],
         sources: Mapping[str, Source],
         threads: int | None,
+        *,
+        optimize: bool = True,
     ) -> None:
+        """`optimize`: run the compact model with onnxruntime's optimisations, as it will be used; the masked
+        one never is."""
         self.tensors = tensors
         self.sources = sources
         self.threads = threads
         self.masked = before
-        self._nudged: dict[bool, Any] = {}
+        self._optimize = optimize
+        self._nudged: dict[int, Any] = {}
         self.plain = make_session(before, threads=threads, optimize=False, arena=False)
-        self.compact = make_session(after, threads=threads, arena=False)
+        self.compact = make_session(after, threads=threads, optimize=optimize, arena=False)
         self.specs = input_specs(self.plain)
         give_back_memory()
 
-    def nudged(self, *, optimize: bool) -> Any:
-        """The masked model with nudged weights: its own rounding is measured with it."""
-        if optimize not in self._nudged:
-            model = nudged_weights(self.masked, np.random.default_rng([optimize, 4]))
-            self._nudged[optimize] = make_session(model, threads=self.threads, optimize=optimize, arena=False)
-        return self._nudged[optimize]
+    def nudged(self, number: int) -> Any:
+        """The masked model with nudged weights, of which there are two: its own rounding is measured with
+        them, the one without optimisations, the other as the compact model runs."""
+        if number not in self._nudged:
+            model = nudged_weights(self.masked, np.random.default_rng([number, 4]))
+            optimize = self._optimize and number == 0
+            self._nudged[number] = make_session(model, threads=self.threads, optimize=optimize, arena=False)
+        return self._nudged[number]
 
     def sizes(self, given: Mapping[str, Sequence[int]], seed: int) -> Iterator[Shapes]:
         """One or two sets of input shapes that the masked model accepts."""
@@ -316,35 +354,64 @@ class _Pair:
         tallies: Mapping[str, Tally],
         tolerance: float,
         *,
+        first: bool,
         redrawn: bool,
     ) -> None:
-        """Run some scales at one size and enter what is seen."""
+        """Compare the models at one size, on one input of each scale at the first, and enter what is seen.
+
+        What moves shows against another input: the one before, for the first the second. Of all outputs no
+        more than two sets are in memory, unless rounding has to be measured.
+        """
         rng = np.random.default_rng([seed, 2])
-        names = [one.name for one in self.tensors]
-        # What moves shows against another input: the one before, for the first the second.
-        padded = list(scales) if len(scales) > 1 else [*scales, *scales]
-        inputs = [self._feed(shapes, rng, scale) for scale in padded]
-        reference, others = (run_session(self.plain, feeds, names) for feeds in (inputs[0], inputs[1]))
-        for number, feeds in enumerate(inputs[: len(scales)]):
+        inputs = [self._feed(shapes, rng, scale) for scale in (scales if first else scales[:2])]
+        reference = self._reference(inputs[0])
+        met = self._meet(reference, inputs[0], tolerance)
+        for number, feeds in enumerate(inputs[1:], 1):
+            following = self._reference(feeds)
+            moves = {name: moves_between(following[name], array) for name, array in reference.items()}
             if number == 1:
-                reference, others = others, reference
-            elif number:
-                others = reference  # what was before is let go of while the model runs
-                reference = run_session(self.plain, feeds, names)
-            got = run_session(self.compact, feeds, names)
-            nudge = rng.spawn(1)[0]
-            samples: list[Mapping[str, Array]] = []
-            for one in self.tensors:
-                want, other = one.kept(reference[one.name]), one.kept(others[one.name])
-                reading = Reading(want, other, tolerance)
-                own: list[Array] = []
-                while not reading.agrees(got[one.name], own) and len(own) < _SAMPLES:
-                    if len(own) == len(samples):
-                        session = self.nudged(optimize=len(samples) % 2 == 0)
-                        samples.append(run_session(session, nudged_inputs(feeds, nudge), names))
-                    own.append(one.kept(samples[len(own)][one.name]))
-                enter(tallies[one.name], reading, own, got[one.name], redrawn)
-            del got, samples
+                self._judge(met, moves, inputs[0], rng, tallies, redrawn=redrawn)
+            del met
+            if not first:
+                return
+            reference = following
+            met = self._meet(reference, feeds, tolerance)
+            self._judge(met, moves, feeds, rng, tallies, redrawn=redrawn)
+
+    def _reference(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """What the compact model has to give."""
+        found = run_session(self.plain, feeds, [one.name for one in self.tensors])
+        return {one.name: one.kept(found.pop(one.name)) for one in self.tensors}
+
+    def _meet(
+        self, reference: Mapping[str, Array], feeds: Mapping[str, Array], tolerance: float
+    ) -> list[Meeting]:
+        got = run_session(self.compact, feeds, [one.name for one in self.tensors])
+        return [Meeting(Reading(reference[one.name], tolerance), got.pop(one.name)) for one in self.tensors]
+
+    def _judge(
+        self,
+        met: Sequence[Meeting],
+        moves: Mapping[str, list[Floats] | None],
+        feeds: Mapping[str, Array],
+        rng: np.random.Generator,
+        tallies: Mapping[str, Tally],
+        *,
+        redrawn: bool,
+    ) -> None:
+        nudge = rng.spawn(1)[0]
+        names = [one.name for one in self.tensors]
+        samples: list[Mapping[str, Array]] = []
+        for one, meeting in zip(self.tensors, met, strict=True):
+            meeting.reading.moves = moves[one.name]
+            own: list[Array] = []
+            while not meeting.agrees(own) and len(own) < _SAMPLES:
+                if len(own) == len(samples):
+                    samples.append(
+                        run_session(self.nudged(len(samples) % 2), nudged_inputs(feeds, nudge), names)
+                    )
+                own.append(one.kept(samples[len(own)][one.name]))
+            enter(tallies[one.name], meeting, own, redrawn)
 
 
 def _compare_as_stored(pair: _Pair, shapes: Shapes, seed: int) -> tuple[str, str]:
@@ -357,7 +424,7 @@ def _compare_as_stored(pair: _Pair, shapes: Shapes, seed: int) -> tuple[str, str
         want, got = run_session(pair.plain, feeds, names), run_session(pair.compact, feeds, names)
         own = [
             run_session(session, nudged_inputs(feeds, rng, STEP_NUDGE), names)
-            for session in (pair.nudged(optimize=False), pair.nudged(optimize=True))
+            for session in (pair.nudged(0), pair.nudged(1))
         ]
         for one in pair.tensors:
             reference = np.asarray(want[one.name], dtype=np.float64)

@@ -12,7 +12,7 @@ import numpy as np
 
 from evonnx.network import Array
 from evonnx.onnx_io import Detached
-from evonnx.proof.constants import Tensors
+from evonnx.proof.constants import Tensors, scattered
 from evonnx.proof.copies import layer_constants
 
 NUDGE = 1e-6
@@ -40,4 +40,6 @@ def nudged_inputs(
 
 
 def _nudged(array: Array, rng: np.random.Generator, size: float) -> Array:
-    return np.multiply(array, 1 + size * rng.standard_normal(array.shape)).astype(array.dtype)
+    moved = scattered(array, size, rng)
+    np.multiply(moved, array, out=moved)
+    return np.add(array, moved).astype(array.dtype, copy=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evonnx.report.page import page
-from evonnx.report.reading import Run, read_run
+from evonnx.report.reading import Run, of_a_record, read_run
 from evonnx.report.table import literal, show, to_markdown
 from evonnx.report.tables import summary, tables
 from evonnx.run_store import RUN_FILE, read_json, write_atomic
@@ -35,13 +35,16 @@ def render_terminal(run: Mapping[str, Any], console: Console) -> None:
     from rich.text import Text
 
     read = read_run(run)
+    with of_a_record(RUN_FILE):
+        parts = tables(read)
+        closing = summary(read)
     console.print(Text(plain(f"{read.model}: {read.task}"), style="bold"))
     console.print()
-    for table in tables(read):
+    for table in parts:
         show(table, console)
     for note in read.notes:
         console.print(Text(f"- {plain(note)}"))
-    console.print(Text(plain(summary(read)), style="bold"))
+    console.print(Text(plain(closing), style="bold"))
 
 
 def markdown(run: Run) -> str:
@@ -70,7 +73,8 @@ def write_report(run_dir: str | Path) -> tuple[Path, Path]:
     """
     folder = Path(run_dir)
     run = read_run(read_json(folder / RUN_FILE), str(folder / RUN_FILE))
-    pages = {HTML_FILE: page(run), MARKDOWN_FILE: markdown(run)}
+    with of_a_record(str(folder / RUN_FILE)):
+        pages = {HTML_FILE: page(run), MARKDOWN_FILE: markdown(run)}
     for name, content in pages.items():
         write_atomic(folder / name, content.encode())
     return folder / HTML_FILE, folder / MARKDOWN_FILE

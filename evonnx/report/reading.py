@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from evonnx.errors import RunError
+from evonnx.faults import Fault
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class Run:
     """Batch sizes that were timed."""
     bench: Mapping[str, Any] | None = None
     """The timings as they were recorded."""
+    faults: tuple[tuple[str, Fault], ...] = ()
+    """What went wrong, with the label of the generation; empty for the run as a whole."""
 
     @property
     def line(self) -> tuple[Entry, ...]:
@@ -142,9 +146,25 @@ def read_run(document: Mapping[str, Any], source: str = "run.json") -> Run:
     Raises:
         RunError: something is missing or of another type.
     """
-    try:
+    if "configuration" in document and not document.keys() & {"ancestor", "best"}:
+        raise RunError(
+            f"The run of {source} has begun, and its ancestor is not scored yet: ask again in a moment, or "
+            "if it was killed, continue it with --resume."
+        )
+    with of_a_record(source):
         return _read(document)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+
+
+@contextmanager
+def of_a_record(source: str) -> Iterator[None]:
+    """What goes wrong inside is the record's fault: something is missing in it, or of another type.
+
+    Raises:
+        RunError: naming `source`.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise RunError(
             f"{source} is not the record of an evonnx run, or of another version of evonnx: {reason}."
@@ -175,6 +195,11 @@ def _read(document: Mapping[str, Any]) -> Run:
         facts=_facts(document),
         batches=tuple(latencies[0]),
         bench=bench,
+        faults=tuple(
+            (label, Fault(**{name: str(one[name]) for name in Fault.__annotations__}))
+            for label, row in (*zip(labels, rows, strict=True), ("", document))
+            for one in row.get("faults", ())
+        ),
     )
 
 
@@ -193,14 +218,20 @@ def _entry(row: Mapping[str, Any], label: str, latency: Mapping[int, Latency]) -
         bytes=int(row["bytes"]),
         score=_number(row["score"]),
         score_validation=_number(row["score_validation"]),
-        layers=tuple(
-            Layer(**{name: layer[name] for name in Layer.__annotations__}) for layer in row["layers"]
-        ),
+        layers=tuple(map(_layer, row["layers"])),
         latency=latency,
         details={str(name): float(value) for name, value in row.get("details", {}).items()},
         pace=Pace(*(float(row["latency"][name]) for name in Pace.__annotations__))
         if row.get("latency")
         else None,
+    )
+
+
+def _layer(row: Mapping[str, Any]) -> Layer:
+    return Layer(
+        str(row["name"]),
+        str(row["op_type"]),
+        *(int(row[name]) for name in Layer.__annotations__ if name not in ("name", "op_type")),
     )
 
 
@@ -217,7 +248,8 @@ def _facts(document: Mapping[str, Any]) -> dict[str, str]:
     configuration, task = document["configuration"], document["task"]
     machine, versions = document.get("machine", {}), configuration.get("versions", {})
     choices = dict(document.get("choices", {}))
-    choices.pop("timings", None)
+    for name in ("timings", "remedies"):  # they have tables of their own
+        choices.pop(name, None)
     if "latency" in choices:
         table = choices["latency"]
         choices["latency"] = {name: table[name] for name in _OF_TABLES if name in table}

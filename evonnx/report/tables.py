@@ -182,11 +182,25 @@ def layer_table(run: Run) -> Table:
     )
 
 
+def fault_table(run: Run) -> Table:
+    """What went wrong, and what was done about it."""
+    return Table(
+        "Faults",
+        ("Gen.", "while", "what", "in words", "done about it"),
+        tuple(
+            (label or "-", fault.stage, fault.kind, fault.detail, fault.action) for label, fault in run.faults
+        ),
+        left=5,
+    )
+
+
 def tables(run: Run) -> tuple[Table, ...]:
     """Everything that a report shows as a table, in order."""
     timed = [latency_table(run, run.bench)] if run.bench else []
     paced = [pace_table(run)] if any(one.pace for one in run.entries) else []
-    return efficiency_table(run), cluster_table(run), size_table(run), *paced, *timed, layer_table(run)
+    faults = [fault_table(run)] if run.faults else []
+    sizes = efficiency_table(run), cluster_table(run), size_table(run)
+    return *sizes, *paced, *timed, *faults, layer_table(run)
 
 
 def summary(run: Run) -> str:

@@ -12,7 +12,7 @@ each; `turns`, `agreement`, `layers`, `noise`, `placing` and `feeding` compute o
 """
 
 from evonnx.speed.feeding import feeds_for
-from evonnx.speed.machine import environment
+from evonnx.speed.machine import arithmetic_of, environment
 from evonnx.speed.measuring import bench
 from evonnx.speed.precision import Precision
 from evonnx.speed.profiling import profile_nodes
@@ -38,6 +38,7 @@ __all__ = [
     "NodeTime",
     "Precision",
     "Timed",
+    "arithmetic_of",
     "bench",
     "environment",
     "feeds_for",

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from evonnx.dependency.liveness import close
+from evonnx.dependency.liveness import close_canonical
 from evonnx.environment import Bound
 from evonnx.environment.pressure import survival
 from evonnx.errors import BudgetError
@@ -159,9 +159,10 @@ class Draft:
                 self.banned = self.drawn & ~self.alive
             self.drawn = self.alive.copy()
             self._round(upwards=True)
-        for bound in self._exceeded():
+        exceeded = self._exceeded()
+        for bound in exceeded:
             self._trim(bound)
-        return not self._exceeded() and not self._cut()
+        return not (exceeded and self._exceeded()) and not self._cut()
 
     def _used(self, bound: Bound) -> float:
         return bound.uses(self.solution.network, self.masks, self.stored)
@@ -175,13 +176,9 @@ class Draft:
 
     def _close(self) -> None:
         """Run removal to its fixed point."""
-        network = self.solution.network
-        closure = close(network, self.solution.coupling, self.stored())
+        closure = close_canonical(self.solution.network, self.solution.coupling, self.masks)
         # Trimming writes through flat views, which only contiguous arrays have.
-        self.masks = {
-            name: np.ascontiguousarray(network.weights[name].to_canonical(mask))
-            for name, mask in closure.masks.items()
-        }
+        self.masks = {name: np.ascontiguousarray(mask) for name, mask in closure.masks.items()}
         if self.solution.layout is not None:
             has = self.solution.genome.cluster_live > 0
             self.alive = np.where(has, ~closure.dead_classes, self.alive)

@@ -10,6 +10,7 @@ from evonnx.errors import EvonnxError, PluginError, TaskError
 from evonnx.network import Network
 from evonnx.plugins import get, load_object
 from evonnx.task import Loss, Metric, Task
+from evonnx.tasks._guarded import guarded
 from evonnx.tasks.taskfile import TaskFile, read_task_file
 
 __all__ = [
@@ -127,7 +128,7 @@ def _construct(kind: str, made: Any, config: dict[str, Any], network: Network) -
     check_protocol(task, kind)
     if not isinstance(task, Task):  # what `check_protocol` has just established, for the type checker
         raise TaskError(f"The task class {kind!r} is not a task.")
-    return task
+    return task if type(task).__module__.startswith("evonnx.") else guarded(task)
 
 
 def check_protocol(task: object, kind: str) -> None:

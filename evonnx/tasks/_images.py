@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,14 @@ from evonnx.network import Array
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 )
+
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""By what a file holds, whatever its name is. Pillow knows others, of which EPS starts another program."""
+_DAMAGED = (
+    *(OSError, ValueError, SyntaxError, EOFError, LookupError, ArithmeticError, AttributeError, TypeError),
+    *(NotImplementedError, struct.error, zlib.error),
+)
+"""What Pillow's decoders raise over damaged files."""
 
 CACHE_BYTES = 2**29
 """Decoded images up to this size are kept in memory; a larger folder is decoded anew in every pass."""
@@ -107,15 +117,9 @@ def opened_image(path: Path) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
-            with pillow.open(path) as image:
+            with pillow.open(path, formats=_FORMATS) as image:
                 yield image
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        pillow.DecompressionBombError,
-        pillow.DecompressionBombWarning,
-    ) as error:
+    except (*_DAMAGED, pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise TaskError(f"The image {path} cannot be read: {error}. Remove or replace it.") from error
 
 

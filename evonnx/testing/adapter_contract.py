@@ -119,6 +119,24 @@ class AdapterContract:
         history = adapter.retrain(request_for(epochs=6)).history
         assert history[-1].loss < history[0].loss
 
+    def test_less_is_learnt_at_a_share_of_the_rate(
+        self, adapter: Adapter, request_for: Any, model: Path
+    ) -> None:
+        """What is asked for after training came to NaN, and smaller batches where memory did not suffice."""
+        if not self.trains:
+            pytest.skip("training is left to a program of the user's")
+        arrays = _arrays(model)
+        gentle = TrainingBudget(epochs=1, threads=1, batch_share=0.5, rate_share=0.01)
+        weights = [
+            adapter.retrain(request_for(budget=budget)).weights
+            for budget in (gentle, TrainingBudget(epochs=1, threads=1))
+        ]
+        less, more = (
+            sum(float(np.abs(np.subtract(array, arrays[name])).sum()) for name, array in one.items())
+            for one in weights
+        )
+        assert 0 < less < more
+
     def test_equal_seeds_give_equal_weights(self, adapter: Adapter, request_for: Any) -> None:
         """Bit for bit, on the same machine with the same number of threads."""
         one, other = adapter.retrain(request_for(seed=5)), adapter.retrain(request_for(seed=5))

@@ -82,11 +82,10 @@ def _train(request: RetrainRequest) -> RetrainResult:
         if request.ancestor is None:
             raise AdapterError("Distillation needs the ancestor, and the request names none.")
         teacher = ModelOutputs(str(request.ancestor), keep=False)
-    trainee = _Trainee(
-        head, arrays, request.masks.get(head.weight), request.budget.learning_rate or LEARNING_RATE
-    )
+    rate = (request.budget.learning_rate or LEARNING_RATE) * request.budget.rate_share
+    trainee = _Trainee(head, arrays, request.masks.get(head.weight), rate)
     history = []
-    step_size = request.budget.batch_size or BATCH_SIZE
+    step_size = max(1, int((request.budget.batch_size or BATCH_SIZE) * request.budget.batch_share))
     steps = -(-request.task.size("train") // step_size)
     for epoch in range(1, request.budget.epochs + 1):
         rng = np.random.default_rng([request.seed, epoch])

@@ -1,0 +1,202 @@
+"""From a parent to masked offspring: encode, solve, sample, screen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from evonnx.clusters import find_clusters
+from evonnx.dependency import Coupling, analyse
+from evonnx.environment import Budget
+from evonnx.evolution.setting import Setting
+from evonnx.evolution.stopwatch import EVALUATE, RETRAIN, Stopwatch
+from evonnx.genome import encode, needs_gradients
+from evonnx.masking import apply_masks
+from evonnx.masks import PackedMasks
+from evonnx.network import Array, Network, load_network, network_of
+from evonnx.onnx_io import detach, drop_weights
+from evonnx.run_store import (
+    MASKED_FILE,
+    MASKS_FILE,
+    save_masks,
+)
+from evonnx.sessions import give_back_memory
+from evonnx.steps import write_checked
+from evonnx.synthesis import Sample, Solution, sample, solve
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A model that offspring descend from."""
+
+    generation: int
+    """0: the ancestor."""
+    model: Path
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A sample that may be chosen."""
+
+    sample: Sample
+    """Without its masks."""
+    masks: PackedMasks
+
+    @classmethod
+    def of(cls, sample: Sample) -> Drawn:
+        """Masks of 16 samples would take as much memory as four models."""
+        return cls(replace(sample, masks={}), PackedMasks.of(sample.masks))
+
+
+@dataclass(frozen=True)
+class Nest:
+    """Where an offspring grows up: a folder with its masked model, nothing removed yet."""
+
+    folder: Path
+    sample: Sample
+    """Without its masks."""
+    seed: int
+    at_hand: list[Network]
+    """The masked model, where it is still in memory; whoever takes it uses it up."""
+
+
+@dataclass(frozen=True)
+class Brood:
+    """What the offspring of one parent in one generation share."""
+
+    setting: Setting
+    generation: int
+    network: Network
+    """The parent."""
+    coupling: Coupling
+    budgets: tuple[Budget, ...]
+    sensitivities: Mapping[str, Array] | None
+    """Of the parent, where the encoding needs them."""
+    watch: Stopwatch
+
+
+def screen(brood: Brood, samples: list[Drawn]) -> list[int]:
+    """Order samples by validation score without retraining, fittest first; ties keep their order.
+
+    With one sample there is nothing to choose, and nothing is evaluated.
+    """
+    if len(samples) == 1:
+        return [0]
+    setting = brood.setting
+    fitness: list[float] = []
+    for index, one in enumerate(samples):
+        setting.observer.stage(brood.generation, f"screening {index + 1}/{len(samples)}")
+        with brood.watch.timing("screen"):
+            candidate = detach(apply_masks(brood.network, brood.coupling, one.masks.unpack()))
+        with brood.watch.timing(EVALUATE):
+            fitness.append(setting.judge.fitness(candidate))
+    return sorted(range(len(samples)), key=lambda index: -fitness[index])
+
+
+def nest(brood: Brood, one: Drawn, folder: Path, seed: int, *, alone: bool) -> Nest:
+    """Write the masked offspring and its masks into a new folder; one that is `alone` stays in memory, as its
+    parent will not."""
+    folder.mkdir()
+    with brood.watch.timing("mask"):
+        masks = one.masks.unpack()
+        model = apply_masks(brood.network, brood.coupling, masks)
+    with brood.watch.timing("save"):
+        write_checked(model, folder / MASKED_FILE, brood.setting.trainer.ancestor)
+        save_masks(folder / MASKS_FILE, masks)
+    at_hand: list[Network] = []
+    if alone:
+        with brood.watch.timing("load"):
+            source, shapes = str(folder / MASKED_FILE), brood.setting.options.input_shapes
+            at_hand.append(network_of(model, source, shapes))
+    else:
+        drop_weights(model)
+    return Nest(folder, one.sample, seed, at_hand)
+
+
+def draw(brood: Brood, seeds: np.random.SeedSequence, key: str) -> tuple[Solution, list[Drawn]]:
+    """Encode the parent, solve the environment once, and sample what will be screened.
+
+    Args:
+        brood: what the samples share.
+        seeds: of the samples.
+        key: of what is measured for them.
+
+    Raises:
+        BudgetError: the bound is out of reach.
+    """
+    options, encoding = brood.setting.options, brood.setting.encoding
+    with brood.watch.timing("encode"):
+        clusters = find_clusters(brood.network, brood.coupling, encoding.granularity)
+        encoded = encode(brood.network, clusters, encoding, sensitivities=brood.sensitivities)
+    wanted = max(options.selection.screen, options.selection.offspring)
+    with brood.watch.timing("sample"):
+        solution = solve(
+            brood.network,
+            brood.coupling,
+            encoded,
+            brood.budgets[0],
+            also=brood.budgets[1:],
+            best_effort=options.pressure.best_effort,
+            align=brood.setting.align,
+        )
+    children = seeds.spawn(wanted)
+    if brood.setting.pacing is not None:
+        brood.setting.observer.stage(brood.generation, "measuring pilots")
+        with brood.watch.timing("pilot"):
+            solution = brood.setting.pacing.corrected(
+                solution, key, lambda one: sample(one, np.random.default_rng(children[0]))
+            )
+    with brood.watch.timing("sample"):
+        return solution, [Drawn.of(sample(solution, np.random.default_rng(child))) for child in children]
+
+
+def beget(
+    setting: Setting,
+    generation: int,
+    parent: Parent,
+    seeds: np.random.SeedSequence,
+    folder: Path,
+    watch: Stopwatch,
+    easings: int = 0,
+) -> tuple[Solution, list[Nest]]:
+    """Sample a parent's offspring and write the fittest, each in a nest of its own, masked.
+
+    Args:
+        setting: of the run.
+        generation: of the offspring.
+        parent: theirs.
+        seeds: give others each time.
+        folder: for their nests.
+        watch: told of stages.
+        easings: how often what is taken from the parent was halved before, as a logarithm.
+
+    The parent's weights are in memory until this returns, and no longer: the solution tells of bounds then,
+    and cannot be drawn from.
+    """
+    with watch.timing("load"):
+        network = load_network(parent.model, setting.options.input_shapes)
+    budgets = setting.budgeting.bounds(network, generation, easings)
+    sampling, training = seeds.spawn(2)
+    sensitivities = None
+    if needs_gradients(setting.encoding):
+        setting.observer.stage(generation, "measuring gradients")
+        seed = int(sampling.generate_state(1)[0])
+        with watch.timing(RETRAIN):
+            sensitivities = setting.trainer.sensitivities(network, parent.model, setting.training, seed)
+    with watch.timing("analyse"):
+        coupling = analyse(network)
+    brood = Brood(setting, generation, network, coupling, budgets, sensitivities, watch)
+    key = f"{generation} eased {easings}" if easings else f"{generation}"
+    solution, samples = draw(brood, sampling, key)
+    order = screen(brood, samples)
+    children = training.spawn(setting.options.selection.offspring)
+    nests = []
+    for number, child in enumerate(children):
+        home, seed = folder / f"candidate-{number}", int(child.generate_state(1)[0])
+        nests.append(nest(brood, samples[order[number]], home, seed, alone=len(children) == 1))
+    drop_weights(network.model)
+    give_back_memory()
+    return solution, nests
