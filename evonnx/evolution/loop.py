@@ -175,7 +175,11 @@ def _held(folder: Path, resume: bool) -> Iterator[bool]:
         refuse_links(folder)  # the lock is a file too
     try:
         with locked(folder):
-            yield resume
+            try:
+                yield resume
+            finally:  # a signal may come after a workspace is made and before it is looked after
+                with contextlib.suppress(RunError):
+                    RunStore(folder).clear_partials()
     except OSError as error:
         raise disk_error(folder, error) from error
     finally:

@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crash_support import Alone, Nursery, differences, unreadable
+from evolution_support import run
 
 from evonnx.cli.evolve import resume_command
+from evonnx.run_store import RunStore
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals")
 
@@ -65,6 +67,23 @@ def test_a_signal_ends_a_run_with_the_command_to_resume_it(
     again = nursery.run(command[1:], tmp_path / "log")
     assert again.code == 0, again.said
     assert differences(alone.run, run) == []
+
+
+def test_a_stop_right_after_a_workspace_is_made_leaves_nothing_of_it(
+    alone: Alone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makes = RunStore.workspace
+
+    def stopped(store: RunStore, label: str) -> Path:
+        folder = makes(store, label)
+        if label == "gen-02":
+            raise KeyboardInterrupt
+        return folder
+
+    monkeypatch.setattr(RunStore, "workspace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(alone.case.model, tmp_path / "run", generations=3)
+    assert {path.name for path in (tmp_path / "run").iterdir()} - {"checkpoints"} == {"run.json", "gen-01"}
 
 
 @pytest.mark.parametrize("stops", [3, pytest.param(60, marks=(pytest.mark.slow, pytest.mark.timeout(1800)))])
