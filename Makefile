@@ -5,7 +5,7 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-all test-oldest lint setup clean sample-lenet5-mnist sample-lenet5-mnist-dense sample-lenet5-stl10 \
+.PHONY: demo test test-all test-oldest dist lint setup clean sample-lenet5-mnist sample-lenet5-mnist-dense sample-lenet5-stl10 \
 	sample-alexnet sample-resnet56 sample-resnet56-2.57x sample-resnet56-4x sample-detectnet
 
 setup: $(VENV)/.installed
@@ -69,5 +69,11 @@ test-oldest:
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[torch,samples,dev]'
 	$(OLDEST)/bin/python -m pytest -n 2
 
+# Wheel and sdist, tried in an environment of their own.
+dist: setup
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m pytest tests/test_distribution.py
+
 clean:
-	rm -rf $(VENV) $(OLDEST) runs
+	rm -rf $(VENV) $(OLDEST) build dist runs

@@ -19,7 +19,6 @@ from evonnx.cli.synthesize import synthesize
 app = typer.Typer(
     name="evonnx",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
