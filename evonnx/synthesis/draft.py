@@ -10,7 +10,6 @@ import math
 from functools import cached_property
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from evonnx.dependency.liveness import close_canonical
@@ -21,7 +20,8 @@ from evonnx.genome import Block
 from evonnx.masks import Mask
 from evonnx.synthesis.alignment import Alignment, assess
 from evonnx.synthesis.amounts import Amounts, SynapseAmounts, WidthAmounts
-from evonnx.synthesis.connectivity import Link, Reach, through, through_living, trace, walk
+from evonnx.synthesis.chaining import Chains
+from evonnx.synthesis.connectivity import Link
 from evonnx.synthesis.giving_back import give_back
 from evonnx.synthesis.layout import Layout
 from evonnx.synthesis.rounding import Fit
@@ -29,10 +29,6 @@ from evonnx.synthesis.solution import Solution
 from evonnx.synthesis.stacks import Drawn
 from evonnx.synthesis.trimming import Canonical, restrict, trim_clusters, trim_synapses
 
-_WAKING = -1e6
-"""Score of waking a dead synapse, far below any log probability: chains wake as few as they can."""
-_TIE = 1e-3
-"""Weight of log probabilities among synapses that live."""
 _ATTEMPTS = 8
 """Times that a sample is rounded or trimmed anew where removal undid what was chosen."""
 
@@ -43,6 +39,7 @@ class Draft:
     def __init__(self, solution: Solution, rng: np.random.Generator) -> None:
         self.solution = solution
         self.layout = solution.layout
+        self.chains = Chains(solution)
         self.start = copy.deepcopy(rng)
         self._draw(rng)
 
@@ -107,8 +104,8 @@ class Draft:
         """
         solution = self.solution
         notes: list[str] = []
-        if self._cut():
-            links = self._chain()
+        if self.chains.cut(self.masks):
+            links = self.chains.chain(self.masks)
             woken = self._wake(links)
             what = "cluster" if solution.levels == "clusters" else "synapse"
             notes.append(f"To keep outputs connected with inputs, {woken} {what}(s) live against the draw.")
@@ -120,11 +117,11 @@ class Draft:
                 # The same draw again, rather than a copy of it kept for a case this rare.
                 self._draw(copy.deepcopy(self.start))
                 self.layout = layout
-                self.spared = self._chain(fewest)
+                self.spared = self.chains.chain(self.masks, fewest)
                 self._wake(self.spared)
                 if self._fits_in():
                     return notes
-        if self._cut():
+        if self.chains.cut(self.masks):
             self._revive()
             notes.append("To keep outputs connected with inputs, the most probable clusters live.")
             if not self._exceeded():
@@ -162,7 +159,7 @@ class Draft:
         exceeded = self._exceeded()
         for bound in exceeded:
             self._trim(bound)
-        return not (exceeded and self._exceeded()) and not self._cut()
+        return not (exceeded and self._exceeded()) and not self.chains.cut(self.masks)
 
     def _used(self, bound: Bound) -> float:
         return bound.uses(self.solution.network, self.masks, self.stored)
@@ -277,55 +274,6 @@ class Draft:
 
     # -------------------------------------------------------------------------------------- connectivity
 
-    def _reach(self) -> Reach:
-        step = through_living(lambda name, rows: self.masks[name][rows])
-        return walk(self.solution.network, self.solution.coupling, step)
-
-    def _cut(self) -> bool:
-        """Whether some output has lost every input."""
-        reach = self._reach()
-        return not all(reach.reached(value) for value in self._outputs())
-
-    def _outputs(self) -> list[ir.Value]:
-        wanted = set(self.solution.outputs)
-        return [value for value in self.solution.network.model.graph.outputs if value.name in wanted]
-
-    def _chain(self, fewest: bool = False) -> list[Link]:
-        """Slices that connect every output with an input: the fewest dead ones, then the most probable; or
-        the cheapest in the budget's own terms, whether they live or not."""
-        solution = self.solution
-        genome = solution.genome
-        log_clusters = genome.cluster_log_probability()
-        links: list[Link] = []
-
-        def edges(name: str, rows: slice) -> NDArray[np.floating]:
-            block = genome.parent.block(name, rows)
-            log_p = genome.synapse_log_probability(block)
-            if fewest:
-                scores = np.full(block.live.shape[:2], -solution.prices[name])
-            else:
-                log_c = genome.parent.clusters.layers[name].spread(log_clusters, rows, np.add)
-                log_p = np.where(block.live, log_p, -np.inf) + log_c
-                here = self.masks[name][rows]
-                scores = np.where(here, log_p * _TIE, log_p + _WAKING).max(axis=2)
-            scores[~block.live.any(axis=2)] = -np.inf
-            for link in links:
-                if link.weight == name and rows.start <= link.output < rows.stop:
-                    scores[link.output - rows.start, link.input] = 0
-            return scores
-
-        for value in self._outputs():
-            links += trace(walk(solution.network, solution.coupling, through(edges)), edges, value)
-        return list(dict.fromkeys(links))
-
-    def _tap(self, link: Link) -> int:
-        """The most probable synapse of a slice: a live one if there is any, else one the parent has."""
-        block = self.solution.genome.parent.block(link.weight, slice(link.output, link.output + 1))
-        log_p = self.solution.genome.synapse_log_probability(block)[0, link.input]
-        here = self.masks[link.weight][link.output, link.input]
-        candidates = here if here.any() else block.live[0, link.input]
-        return int(np.argmax(np.where(candidates, log_p, -np.inf)))
-
     def _wake(self, links: list[Link]) -> int:
         """Let a chain live; gives how many synapses, or clusters, were dead."""
         if self.solution.levels == "clusters":
@@ -340,7 +288,7 @@ class Draft:
         for link in links:
             slice_ = self.masks[link.weight][link.output, link.input]
             if not slice_.any():
-                tap = self._tap(link)
+                tap = self.chains.tap(self.masks, link)
                 slice_[tap] = True
                 self.woken.append((link.weight, link.output, link.input, tap))
                 woken += 1
@@ -364,7 +312,7 @@ class Draft:
                 for rows in parent.row_blocks(name):
                     self.masks[name][rows] = parent.block(name, rows).live & layer.spread(self.alive, rows)
             self._close()
-            if count >= order.size or not self._cut():
+            if count >= order.size or not self.chains.cut(self.masks):
                 return
             count *= 2
 
@@ -417,7 +365,9 @@ class Draft:
         protected: dict[str, list[int]] = {}
         for link in self.spared:
             weight = solution.network.weights[link.weight]
-            place = (link.output * weight.inputs_per_group + link.input) * weight.taps + self._tap(link)
+            place = (link.output * weight.inputs_per_group + link.input) * weight.taps + self.chains.tap(
+                self.masks, link
+            )
             protected.setdefault(link.weight, []).append(place)
         indices = {name: np.array(places, dtype=np.int64) for name, places in protected.items()}
         trim_synapses(solution.genome, solution.pressure, self.masks, bound.prices, excess, indices, self.rng)

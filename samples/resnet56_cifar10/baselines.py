@@ -120,6 +120,7 @@ def main() -> None:
     parser.add_argument("--macs", type=float, help="share of the ancestor's multiply-accumulates")
     parser.add_argument("--like", type=Path, help="an evolved model, for scratch")
     parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--learning-rate", type=float, help="peak; default: the adapter's, as for evolve")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/resnet56_cifar10/baselines"))
@@ -138,6 +139,8 @@ def main() -> None:
         largest(narrower if given.what == "small" else lambda size: pruned(given.model, size), bound, start)
     task, _, defaults = find_task(given.model, load_network(given.model), None)
     known = {name: value for name, value in defaults.items() if name in TrainingBudget.__dataclass_fields__}
+    if given.learning_rate is not None:
+        known["learning_rate"] = given.learning_rate
     budget = replace(TrainingBudget(**known), epochs=given.epochs, threads=given.threads)
     trainer = Trainer(get("adapters", "torch")(), task, given.model, {}, folder / "checkpoints")
 
