@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from evonnx.onnx_io.tensors import graphs_of, is_external, is_string, replace_tensors
+from evonnx.onnx_io.mapping import MappedTensor, is_external
+from evonnx.onnx_io.tensors import graphs_of, is_string, replace_tensors
 
 Chunk = bytes | memoryview
 _LARGE = 1024
@@ -20,7 +21,7 @@ def unloaded(model: ir.Model, location: str) -> tuple[ir.Model, list[Chunk]]:
     Chunks share memory with the model. External data in attributes and of small initializers is taken in.
     """
     shell = model.clone()
-    replace_tensors(shell, (ir.ExternalTensor,), where=lambda value: value is None)
+    replace_tensors(shell, (ir.ExternalTensor, MappedTensor), where=lambda value: value is None)
     chunks: list[Chunk] = []
     end = 0
     for graph in graphs_of(shell):
