@@ -12,11 +12,13 @@ import numpy as np
 import onnx
 import pytest
 from cli_support import CommandLine
+from evolution_support import run, write_case
 from onnx import TensorProto, helper, numpy_helper
 
 from evonnx.dependency import analyse
 from evonnx.network import load_network, network_of
-from evonnx.onnx_io import files, forget_pages, load_model, save_model
+from evonnx.onnx_io import MappedTensor, files, forget_pages, load_model, save_model
+from evonnx.proof import proving
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +118,22 @@ def test_pages_of_a_mapped_weight_are_let_go_of_and_come_back(scale: ModuleType,
     own = np.ones((64, 64))
     forget_pages(own)
     assert own.all()
+
+
+def test_a_run_whose_models_have_their_weights_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the limit of a message lowered to a kilobyte, and copies of the proof in files: every model of
+    the run has its data beside it, and the bytes that are stated are those of both files."""
+    monkeypatch.setattr(files, "_EXTERNAL_FROM_BYTES", 1 << 10)
+    monkeypatch.setattr(proving, "_SPOOL_FROM_BYTES", 0)
+    model = write_case(tmp_path)
+    record = run(model, tmp_path / "run", keep=0.9)
+    best = tmp_path / "run" / "best.onnx"
+    compact = [tmp_path / "run" / f"gen-{number:02d}" / "compact.onnx" for number in (1, 2)]
+    for path, row in zip((best, *compact), (record["best"], *record["generations"]), strict=True):
+        data = load_model(path).graph.initializers["fc1.weight"].const_value
+        assert isinstance(data, MappedTensor)
+        assert row["bytes"] == path.stat().st_size + data.nbytes
+        assert not list(path.parent.glob(".evonnx-*"))
+    assert record["generations"][-1]["synapses"] < record["ancestor"]["synapses"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx_ir as ir
 
@@ -49,6 +51,15 @@ def unloaded(model: ir.Model, location: str) -> tuple[ir.Model, list[Chunk]]:
             )
             end += gap + tensor.nbytes
     return shell, chunks
+
+
+def unloadable(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """What `unloaded` takes out of a model."""
+    for graph in graphs_of(model):
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and not is_string(tensor) and tensor.nbytes >= _LARGE:
+                yield tensor
 
 
 def _content(tensor: ir.TensorProtocol) -> Chunk:

@@ -109,8 +109,8 @@ def prove(
         seed: of inputs and redrawn weights; a void attempt is followed by others with seeds of their own.
         tolerance: largest difference allowed, as a share of a tensor's largest value.
         threads: onnxruntime's; None: all cores of this process.
-        scratch: where temporary files go, which models of more than a gigabyte need (about three times the
-            size of each); None: where the system has them.
+        scratch: where temporary files go, which models of more than a gigabyte need (less than twice the
+            model, or up to four times where rounding has to be measured); None: where the system has them.
 
     Raises:
         OSError: there is no room for temporary files.
