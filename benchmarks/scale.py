@@ -1,17 +1,20 @@
 """Large models: seconds and memory of `inspect`, `synthesize` and `compact` as bytes and nodes grow.
 
     python benchmarks/scale.py bytes [--gib 3] [--folder DIR]       one model, its weights in external data
+    python benchmarks/scale.py evolve [--gib 2.1] [--epochs 0]      a whole generation of such a model
     python benchmarks/scale.py nodes [--counts 1250,2500,5000,10000,20000] [--steps inspect,synthesize]
 
 `bytes` writes a stack of wide MatMul layers and one convolution into a temporary folder, samples an offspring
-of 60% of its synapses by whole channels, and removes what is dead, proven. `nodes` does the first two with
-deep narrow graphs: residual convolutions, and attention with its reshapes.
+of 60% of its synapses by whole channels, and removes what is dead, proven. `evolve` has the torch adapter
+retrain such an offspring, on eight synthetic examples: all files are larger than evonnx writes into one.
+`nodes` does the first two with deep narrow graphs: residual convolutions, and attention with its reshapes.
 
 Every command is a process of its own; "peak" is the largest resident memory that the system counted for it,
 pages of mapped files included; seconds are of wall time, and of processor time where growth is judged. Exit
 code 1 if a limit is broken: 8 GiB and 15 minutes for `bytes`; for `nodes` 30 s for `inspect` of the largest
-graph, and processor time that grows faster than the 1.3th power of nodes.
-`--out FILE` writes tables into the sections `scale-bytes` and `scale-nodes` of a Markdown file. Linux only.
+graph, and processor time that grows faster than the 1.3th power of nodes; `evolve` has none.
+`--out FILE` writes tables into the sections `scale-bytes`, `scale-evolve` and `scale-nodes` of a Markdown
+file. Linux only.
 """
 
 from __future__ import annotations
@@ -151,6 +154,27 @@ def of_bytes(gib: float, folder: Path) -> dict[str, Cost]:
     costs["compact"] = measured("compact", masked, "-o", compact)
     _tell("compact", costs["compact"])
     return costs
+
+
+TASK = """[task]
+kind = "distillation"
+train_size = 8
+validation_size = 8
+test_size = 8
+"""
+
+
+def of_evolution(gib: float, epochs: int, folder: Path) -> dict[str, Cost]:
+    """One generation of a model of that size, and its recovery training."""
+    model, task = folder / "model.onnx", folder / "task.toml"
+    write_wide(model, round(gib * GIB))
+    task.write_text(TASK)
+    training = ("--adapter", "torch", "--epochs", str(epochs), "--recovery-epochs", str(epochs))
+    sampling = ("--keep", "0.9", "--levels", "clusters", "--screen", "1", "--align", "1")
+    more = ("--gens", "1", "--max-drop", "100", "--provider", "cpu", "--out", str(folder / "run"))
+    cost = measured("evolve", model, "--task", task, *more, *training, *sampling)
+    _tell("evolve", cost)
+    return {f"evolve --epochs {epochs}": cost}
 
 
 # ----------------------------------------------------------------------------------------------------- nodes
@@ -320,8 +344,9 @@ def _nodes_table(found: dict[str, list[tuple[int, dict[str, Cost]]]], steps: Seq
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=("bytes", "nodes"))
-    parser.add_argument("--gib", type=float, default=3.0)
+    parser.add_argument("what", choices=("bytes", "evolve", "nodes"))
+    parser.add_argument("--gib", type=float, help="of weights: 3, for evolve 2.1")
+    parser.add_argument("--epochs", type=int, default=0, help="of evolve")
     parser.add_argument("--counts", default="1250,2500,5000,10000,20000")
     parser.add_argument("--steps", default="inspect,synthesize")
     parser.add_argument("--kinds", default=",".join(GRAPHS))
@@ -331,13 +356,17 @@ def main() -> int:
     steps = options.steps.split(",")
     with tempfile.TemporaryDirectory(prefix="evonnx-scale-", dir=options.folder) as place:
         if options.what == "bytes":
-            costs = of_bytes(options.gib, Path(place))
-            table = _bytes_table(options.gib, costs)
+            gib = options.gib or 3.0
+            costs = of_bytes(gib, Path(place))
+            table = _bytes_table(gib, costs)
             broken = [
                 name
                 for name, cost in costs.items()
                 if cost.peak_bytes > PEAK_GIB * GIB or cost.seconds > SECONDS
             ]
+        elif options.what == "evolve":
+            gib = options.gib or 2.1
+            table, broken = _bytes_table(gib, of_evolution(gib, options.epochs, Path(place))), []
         else:
             counts = [int(count) for count in options.counts.split(",")]
             found = {kind: of_nodes(kind, counts, steps, Path(place)) for kind in options.kinds.split(",")}

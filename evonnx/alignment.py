@@ -37,6 +37,7 @@ PROBE_SHARE = 0.4
 _WORTHWHILE = 1.05
 """A larger multiple leaves less freedom, so it must be clearly faster."""
 _WARM_UP = 2
+_LARGEST_BYTES = 1 << 30
 _FEWEST, _MOST = 5, 100
 """Rounds."""
 
@@ -79,8 +80,14 @@ def measure_alignment(
     Returns:
         {"align": the choice, "speedup": {alignment: speed per multiply-accumulate against alignment 1},
         "milliseconds": {...}, "kept": {alignment: multiply-accumulates}}; only "align" where nothing can be
-        removed, so that nothing needs to be measured; "note": why a measurement failed.
+        removed, so that nothing needs to be measured; "note": why there is no measurement.
     """
+    if network.file_bytes > _LARGEST_BYTES:
+        note = (
+            "alignment is not measured for models of more than 1 GiB, of which several copies would have to "
+            "be loaded; --align N sets it"
+        )
+        return {"align": 1, "note": note}
     try:
         probes = _probes(network, coupling, encoding, threads, providers)
         if not probes:

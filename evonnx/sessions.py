@@ -25,6 +25,7 @@ import ml_dtypes
 import numpy as np
 
 from evonnx.errors import ModelError, ModelMemoryError, ProviderError
+from evonnx.lending import Loan
 from evonnx.network import Array
 from evonnx.onnx_io import Detached
 
@@ -135,30 +136,25 @@ def make_session(
     if profile_prefix is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
+    loan: Loan | None = None
     source: str | bytes
     if isinstance(model, Detached):
-        source, weights = model.proto.SerializeToString(), _shared(ort, model.arrays)
-        options.add_external_initializers(list(weights), list(weights.values()))
-        if not optimize:  # nothing is made of the weights, so they can be used where they are
-            options.add_session_config_entry("session.disable_prepacking", "1")
-            for name, value in weights.items():
-                options.add_initializer(name, value)
+        loan = Loan(ort, model, options, optimize=optimize)
+        source = loan.message
     else:
-        source, weights = model if isinstance(model, bytes) else os.fspath(model), {}
+        source = model if isinstance(model, bytes) else os.fspath(model)
     label = f"{source!s}" if isinstance(source, str) else "the model"
     given = [dict((provider_options or {}).get(name, {})) for name in wanted]
-    if wanted[0] == CPU:
-        session = _create(ort, source, options, wanted, given, label)
-    else:
-        session = _create_on_device(ort, source, options, wanted, given, label)
+    create = _create if wanted[0] == CPU else _create_on_device
+    try:
+        session = create(ort, source, options, wanted, given, label)
+    except ModelError:
+        if loan is None or not loan.show_all():
+            raise
+        session = create(ort, source, options, wanted, given, label)
     session.disable_fallback()
-    session.evonnx_weights = weights  # onnxruntime reads them where they are, and does not keep them
+    session.evonnx_weights = loan and loan.weights  # onnxruntime does not keep what it reads where it is
     return session
-
-
-def _shared(ort: Any, arrays: Mapping[str, Array]) -> dict[str, Any]:
-    """onnxruntime's values over the memory of arrays, not copies of it."""
-    return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
 
 
 def give_back_memory() -> None:

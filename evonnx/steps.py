@@ -44,6 +44,7 @@ def compact(
     seed: int = 0,
     threads: int | None = None,
     timing: Timing = untimed,
+    scratch: Path | None = None,
 ) -> Removal:
     """Remove physically what is dead in a model, and prove that its function stayed the same.
 
@@ -53,6 +54,7 @@ def compact(
         seed: of the proof's random inputs.
         threads: of onnxruntime, for the proof.
         timing: is told of the stages "compact" and "prove".
+        scratch: where the proof of a large model has its temporary files; None: where the system has them.
 
     Raises:
         ProofError: masked and compact model differ, or the proof has no power.
@@ -62,7 +64,9 @@ def compact(
         compacted = apply_plan(masked, plan)
     shapes = masked.input_shapes or None
     with timing("prove"):
-        proof = prove(masked.model, compacted, input_shapes=shapes, seed=seed, threads=threads)
+        proof = prove(
+            masked.model, compacted, input_shapes=shapes, seed=seed, threads=threads, scratch=scratch
+        )
     require(proof)
     return Removal(plan, compacted, proof)
 
@@ -125,7 +129,15 @@ def compact_file(
             before = at_hand.pop() if at_hand else detach(load_network(masked, input_shapes).model)
             return before, written.copy()
 
-        proof = prove_pair(models, plan, compacted.kept, input_shapes=shapes, seed=seed, threads=threads)
+        proof = prove_pair(
+            models,
+            plan,
+            compacted.kept,
+            input_shapes=shapes,
+            seed=seed,
+            threads=threads,
+            scratch=target.absolute().parent,
+        )
         give_back_memory()
     require(proof)
     return WrittenRemoval(plan, compacted.lineage, proof, compacted.model)

@@ -16,13 +16,19 @@ from faults import make_case
 from graphs import GRAPHS
 from packaging.version import Version
 
+from evonnx import sessions
 from evonnx.errors import ModelError, ProofError
 from evonnx.network import load_network, network_of
 from evonnx.onnx_io import Detached, check_detached, detach, drop_weights, save_model, to_bytes
 from evonnx.onnx_io.message import proto_of
+from evonnx.onnx_io.spooling import Spool
 from evonnx.onnx_io.wire import chunks
-from evonnx.sessions import input_specs, make_session, random_array, run_session
+from evonnx.sessions import concrete_shape, input_specs, make_session, random_array, run_session
 from evonnx.steps import compact, compact_file
+
+
+def _lenet() -> ir.Model:
+    return ir.from_proto(GRAPHS["lenet"]())
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -173,3 +179,74 @@ def test_dropped_weights_are_freed_at_once() -> None:
         assert alive() is None
     finally:
         gc.enable()
+
+
+def test_what_is_set_in_a_spool_lies_in_a_file(tmp_path: Path) -> None:
+    model = detach(_lenet())
+    weight = next(name for name, one in model.arrays.items() if one.dtype == np.float32)
+    spooled = model.copy().spooled(tmp_path)
+    tensors = {tensor.name: tensor for tensor in spooled.proto.graph.initializer}
+    old = model.arrays[weight]
+    spooled.set_values(tensors[weight], 2 * old)
+    spooled.set_values(tensors[weight], 3 * old)
+    assert np.array_equal(spooled.arrays[weight], 3 * old)
+    assert not spooled.arrays[weight].flags.writeable
+    assert np.array_equal(model.arrays[weight], old)
+    other = spooled.copy()
+    other.set_values(next(one for one in other.proto.graph.initializer if one.name == weight), 4 * old)
+    spooled.forget()
+    assert np.array_equal(spooled.arrays[weight], 3 * old)
+    [first, second] = sorted(tmp_path.iterdir())
+    assert spooled.spool is not None
+    assert other.spool is not None
+    assert {first, second} == {spooled.spool.path, other.spool.path}
+    left = other.arrays[weight]
+    del other
+    assert list(tmp_path.iterdir()) == [spooled.spool.path]
+    assert np.array_equal(left, 4 * old)
+
+
+def test_a_full_spool_leaves_arrays_in_memory(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 0)
+    assert isinstance(spool.put("small", np.ones(1 << 10)).base, np.ndarray)
+    large = np.ones(1 << 21)
+    assert spool.put("large", large) is large
+    assert spool.place("large") is None
+    assert spool.place("small") == (0, 1 << 13)
+
+
+@pytest.mark.parametrize("optimize", [True, False])
+def test_sessions_read_weights_from_a_spool(tmp_path: Path, optimize: bool) -> None:
+    model = detach(_lenet()).spooled(tmp_path)
+    for tensor in model.proto.graph.initializer:
+        if tensor.name in model.arrays:
+            model.set_values(tensor, model.arrays[tensor.name] / 2)
+    session = make_session(model, optimize=optimize, threads=1)
+    feeds = {spec.name: np.ones(concrete_shape(spec), spec.dtype) for spec in input_specs(session)}
+    whole = make_session(b"".join(chunks(model)), optimize=optimize, threads=1)
+    want = run_session(whole, feeds)
+    for name, array in run_session(session, feeds).items():
+        np.testing.assert_allclose(
+            array, want[name], rtol=0 if optimize else 1e-5, atol=0 if optimize else 1e-6
+        )
+
+
+def test_onnxruntime_gets_to_see_weights_if_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some version may want to read what is only lent."""
+    model = detach(_lenet())
+    created: list[int] = []
+    create = sessions._create
+
+    def refuses_once(*arguments: object) -> object:
+        created.append(len(created))
+        if len(created) == 1:
+            raise ModelError("it wants the numbers")
+        return create(*arguments)
+
+    monkeypatch.setattr(sessions, "_create", refuses_once)
+    session = make_session(model, optimize=False, threads=1)
+    feeds = {spec.name: np.ones(concrete_shape(spec), spec.dtype) for spec in input_specs(session)}
+    want = run_session(make_session(to_bytes(_lenet()), optimize=False, threads=1), feeds)
+    for name, array in run_session(session, feeds).items():
+        assert np.allclose(array, want[name], rtol=1e-5, atol=1e-6)
+    assert created == [0, 1, 2]

@@ -24,6 +24,7 @@ from evonnx.encodings import (
     cluster_driven,
     synaptic,
 )
+from evonnx.encodings._ranks import Lookup
 from evonnx.errors import EvonnxError, ModelError
 from evonnx.genome import Genome, encode
 
@@ -154,6 +155,30 @@ def test_lamp_of_a_cluster_is_the_rank_of_the_mean_over_its_live_members() -> No
         for score, alive in zip(lamp(weight).reshape(weight.shape), weight != 0, strict=True)
     ]
     assert np.allclose(genome.cluster_x, [np.mean(means <= mean * (1 + 1e-6)) for mean in means])
+
+
+def test_small_layers_have_small_tables() -> None:
+    """Of the 65,000 measures that may be told apart in so many octaves, a table has those that occur; a large
+    layer's is read by position."""
+    rng = np.random.default_rng(0)
+    small, large = (
+        np.exp2(rng.uniform(-octaves, 0, shape)).astype(np.float32)
+        for octaves, shape in ((30, (16, 8)), (1, (8, 16, 16, 16)))
+    )
+    network, coupling = mlp(small, np.ones((4, 16), np.float32))
+    genome = encode(
+        network, find_clusters(network, coupling, "filter"), Encoding(LayerAdaptive(), granularity="filter")
+    )
+    table = genome.traits["w0"]
+    assert isinstance(table, Lookup)
+    assert len(table.values) == len(table.codes) <= small.size
+    network, coupling = convolutions(large, np.ones((2, 8, 1, 1), np.float32))
+    genome = encode(
+        network, find_clusters(network, coupling, "filter"), Encoding(LayerAdaptive(), granularity="filter")
+    )
+    table = genome.traits["w0"]
+    assert isinstance(table, Lookup)
+    assert len(table.codes) == 1 < len(table.values) <= 4 * large.size
 
 
 # --- properties

@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 
 from evonnx.errors import ModelError
 from evonnx.network import load_network
+from evonnx.onnx_io import MappedTensor
 from evonnx.onnx_io import files as onnx_io
 from evonnx.onnx_io import versions as onnx_versions
 from evonnx.onnx_io.detached import LARGE
@@ -362,9 +363,9 @@ def external_lenet(tmp_path) -> Path:
 
 def test_external_data_is_mapped_and_saved_inside(external_lenet, tmp_path):
     model = onnx_io.load_model(external_lenet)
-    assert isinstance(model.graph.initializers["conv1.weight"].const_value, ir.ExternalTensor)
+    assert isinstance(model.graph.initializers["conv1.weight"].const_value, MappedTensor)
     onnx_io.save_model(model, tmp_path / "inside.onnx")
-    assert isinstance(model.graph.initializers["conv1.weight"].const_value, ir.ExternalTensor)
+    assert isinstance(model.graph.initializers["conv1.weight"].const_value, MappedTensor)
     assert list(onnx.load(tmp_path / "inside.onnx").graph.initializer) == list(lenet().graph.initializer)
 
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ from evonnx.errors import ProofError
 from evonnx.masking import apply_masks
 from evonnx.network import load_network, network_of
 from evonnx.onnx_io import Detached
-from evonnx.proof import Proof, prove, proving, require
+from evonnx.proof import Proof, judging, pairing, prove, proving, require
 from evonnx.proof.copies import Compared
 from evonnx.proof.inputs import feed, first_sizes, second_sizes
 from evonnx.proof.judging import POWER, Meeting, Reading, Tally, detail_of, enter, moves_between
@@ -257,7 +258,7 @@ def test_of_all_outputs_two_sets_are_in_memory_at_most(monkeypatch: pytest.Monke
             most = max(most, sum(one() is not None for one in alive) / len(results))
         return results
 
-    monkeypatch.setattr(proving, "run_session", counted)
+    monkeypatch.setattr(pairing, "run_session", counted)
     assert prove(case.masked.model, case.compacted, threads=1).passed
     assert most == 2
 
@@ -327,6 +328,31 @@ def test_equal_seeds_give_equal_records() -> None:
     assert record["passed"]
     assert record["tensors"] == len(record["details"]) > 5
     assert "tensors agree" in str(check(case))
+
+
+@pytest.mark.parametrize("name", ["residual_bn", "fp16", "activations", "quantized_activations_integers"])
+def test_copies_in_files_prove_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is done with large models; with noise measured, too."""
+    monkeypatch.setattr(judging, "_ROUNDING", 0.0)
+    monkeypatch.setattr(judging, "_LAST_BIT", 0.0)
+    case = make_case(name, 1)
+    measured: list[int] = []
+    nudged = pairing.nudged_weights
+
+    def counted(*arguments: Any) -> Detached:
+        measured.append(len(list(tmp_path.iterdir())))
+        return nudged(*arguments)
+
+    monkeypatch.setattr(pairing, "nudged_weights", counted)
+    sizes = {"input_shapes": {"x": _declared(case.masked.model)}, "tolerance": 1e-9, "seed": 3, "threads": 1}
+    plain = prove(case.masked.model, case.compacted, scratch=tmp_path, **sizes)
+    assert measured
+    assert not any(measured)
+    del measured[:]
+    monkeypatch.setattr(proving, "_SPOOL_FROM_BYTES", 0)
+    assert prove(case.masked.model, case.compacted, scratch=tmp_path, **sizes) == plain
+    assert any(measured)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_failed_record_is_json_too() -> None:

@@ -585,3 +585,7 @@ def test_nothing_is_measured_where_nothing_can_go_or_run(monkeypatch: pytest.Mon
     found = measuring.measure_alignment(*named("lenet"), CHANNELS, 1, seconds=1)
     assert found["align"] == 1
     assert "refuses" in found["note"]
+    monkeypatch.setattr(measuring, "_LARGEST_BYTES", 1000)
+    found = measuring.measure_alignment(*named("lenet"), CHANNELS, 1, seconds=1)
+    assert found["align"] == 1
+    assert "--align N" in found["note"]

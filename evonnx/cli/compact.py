@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -55,6 +56,7 @@ def compact(
     from evonnx.compaction import price_padding
     from evonnx.dependency import analyse
     from evonnx.network import load_network
+    from evonnx.onnx_io import drop_weights
     from evonnx.report.table import Table, show
     from evonnx.report.tables import times, whole
     from evonnx.resources import count
@@ -67,8 +69,9 @@ def compact(
     require_repeatable(network)
     require_end(network)
     say("removing and proving")
-    removal = remove(network, align=align, seed=seed)
+    removal = remove(network, align=align, seed=seed, scratch=Path(output).absolute().parent)
     write_checked(removal.compacted.model, output, masked)
+    drop_weights(removal.compacted.model)  # the file has them
     compacted = load_network(output, network.input_shapes)
     before, after = count(network), count(compacted)
     coupling = analyse(network)

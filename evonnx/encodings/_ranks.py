@@ -2,7 +2,8 @@
 
 Measures are compared by the leading bits of their float32 pattern (sign, exponent, 11 bits of mantissa; exact
 for float16 and bfloat16), whose order is their own. So everything is done on short tables per layer: a
-census, scores, ranks, and a look-up from bits to x. Measures that agree to 11 bits (0.05%) share one score.
+census, scores, ranks, and a look-up from bits to x. A table has entries for what occurs in its layer, so that
+a small layer has a small one. Measures that agree to 11 bits (0.05%) share one score.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ _DROPPED_BITS = 12
 _NOT_FINITE = int(np.float32(np.inf).view(np.uint32)) >> _DROPPED_BITS
 """Code of infinity; those of NaN are larger."""
 _EXACT_RANKS = 1 << 20
+_LARGEST_SHARE = 4
+"""A table that is read by position, which is fast, may have this many times the entries that are needed."""
 
 Read = Callable[[Block], Floats]
 """A measure of each synapse of a block, not negative: shape (R, I, K), float32."""
@@ -35,16 +38,21 @@ def _codes(measures: Floats) -> NDArray[np.uint32]:
 class Lookup:
     """A value by the leading bits of a measure."""
 
-    first: int
-    """Smallest code in the table."""
+    codes: NDArray[np.uint32]
+    """Ascending; the first alone where the table has an entry for every code from there on."""
     values: Floats
     read: Read
 
     def __call__(self, block: Block) -> Floats:
-        """Shape (R, I, K); whatever stands at the table's nearer end for codes outside it."""
+        """Shape (R, I, K); whatever stands nearby for codes that no live synapse has."""
         codes = _codes(self.read(block))
-        # Codes below the first are dead synapses: differences wrap round and are clipped to the far end.
-        return np.take(self.values, codes - np.uint32(self.first), mode="clip")
+        if len(self.codes) < len(self.values):
+            # Codes below the first are dead synapses: differences wrap round and are clipped to the far end.
+            places = codes - self.codes[0]
+        else:
+            places = np.searchsorted(self.codes, codes)
+        found: Floats = np.take(self.values, places, mode="clip")
+        return found
 
     def through(self, function: Callable[[Floats], Floats]) -> Lookup:
         """The look-up of a function of the values."""
@@ -55,14 +63,24 @@ class Lookup:
 class Census:
     """How many live synapses of a layer have each code."""
 
-    first: int
+    codes: NDArray[np.uint32]
+    """Ascending; those that occur, or 0 alone in a layer without live synapses."""
     counts: NDArray[np.int64]
     read: Read
 
     def measures(self) -> Scores:
-        """The measure of each code of the table, rounded down to it."""
-        codes = np.arange(self.first, self.first + len(self.counts), dtype=np.uint32)
-        return (codes << np.uint32(_DROPPED_BITS)).view(np.float32).astype(np.float64)
+        """The measure of each code, rounded down to it."""
+        return (self.codes << np.uint32(_DROPPED_BITS)).view(np.float32).astype(np.float64)
+
+    def lookup(self, values: Floats) -> Lookup:
+        """The look-up of one value per code."""
+        first, span = self.codes[0], int(self.codes[-1] - self.codes[0]) + 1
+        if span > _LARGEST_SHARE * len(self.codes):
+            return Lookup(self.codes, values, self.read)
+        table = np.zeros(span + 1, dtype=np.float32)
+        table[self.codes - first] = values
+        table[-1] = table[-2]
+        return Lookup(self.codes[:1], table, self.read)
 
 
 def take_census(parent: Parent, name: str, read: Read) -> Census:
@@ -90,7 +108,10 @@ def take_census(parent: Parent, name: str, read: Read) -> Census:
             counts[start - first : start - first + len(part)] += part
     if first + len(counts) > _NOT_FINITE:
         raise not_finite(parent, name)
-    return Census(first, counts if len(counts) else np.zeros(1, dtype=np.int64), read)
+    present = np.flatnonzero(counts)
+    if not len(present):
+        return Census(np.zeros(1, dtype=np.uint32), np.zeros(1, dtype=np.int64), read)
+    return Census((first + present).astype(np.uint32), counts[present], read)
 
 
 def _rank(scores: NDArray[np.floating], counts: NDArray[np.int64]) -> Floats:
@@ -102,18 +123,13 @@ def _rank(scores: NDArray[np.floating], counts: NDArray[np.int64]) -> Floats:
 
 
 def _rank_synapses(censuses: Mapping[str, Census], scores: Mapping[str, Scores]) -> dict[str, Floats]:
-    present = {name: np.flatnonzero(census.counts) for name, census in censuses.items()}
+    """Per layer, the rank of each code that occurs."""
     ranks = _rank(
-        np.concatenate([scores[name][codes] for name, codes in present.items()]),
-        np.concatenate([censuses[name].counts[codes] for name, codes in present.items()]),
+        np.concatenate([scores[name] for name in censuses]),
+        np.concatenate([census.counts for census in censuses.values()]),
     )
-    tables: dict[str, Floats] = {}
-    start = 0
-    for name, codes in present.items():
-        tables[name] = np.zeros(len(censuses[name].counts), dtype=np.float32)
-        tables[name][codes] = ranks[start : start + len(codes)]
-        start += len(codes)
-    return tables
+    ends = np.cumsum([len(census.codes) for census in censuses.values()])
+    return dict(zip(censuses, np.split(ranks, ends[:-1]), strict=True))
 
 
 def _rank_clusters(means: Floats) -> Floats:
@@ -134,15 +150,15 @@ def express_ranks(
     Args:
         parent: the network and its clusters.
         censuses: of every layer.
-        scores: per layer, what each code of its table is worth beside other layers'.
+        scores: per layer, what each code that occurs is worth beside other layers'.
         truncation: synapses whose measure is under this share of their layer's largest count 0 in means.
     """
-    tables = _rank_synapses(censuses, scores)
+    ranks = _rank_synapses(censuses, scores)
     total = np.zeros(parent.clusters.n_clusters, dtype=np.float32)
     for name, census in censuses.items():
         measures = census.measures()
         kept = np.where(measures >= truncation * measures[-1], scores[name], 0)
-        score = Lookup(census.first, kept.astype(np.float32), census.read)
+        score = census.lookup(kept.astype(np.float32))
 
         def live_score(block: Block, score: Lookup = score) -> Floats:
             return score(block) * block.live
@@ -153,6 +169,4 @@ def express_ranks(
     live = np.flatnonzero(members)
     x = np.zeros_like(total)
     x[live] = _rank_clusters(total[live] / members[live])
-    return Expression(
-        {name: Lookup(census.first, tables[name], census.read) for name, census in censuses.items()}, x
-    )
+    return Expression({name: census.lookup(ranks[name]) for name, census in censuses.items()}, x)

@@ -31,7 +31,7 @@ def _magnitudes(parent: Parent, name: str) -> Read:
 
 
 def _lamp(census: Census) -> Scores:
-    """LAMP score per code of the table."""
+    """LAMP score per code that occurs."""
     squares = census.measures() ** 2
     not_smaller = np.cumsum((squares * census.counts)[::-1])[::-1]
     return np.divide(squares, not_smaller, out=np.zeros_like(squares), where=not_smaller > 0)

@@ -264,7 +264,7 @@ def first_record(
             "generation": 0,
             "parents": [],
             "seed": case.options.seed,
-            **figures(setting.ancestor, setting.ancestor, case.model.stat().st_size),
+            **figures(setting.ancestor, setting.ancestor, setting.ancestor.bytes),
             "score": setting.score_ancestor,
             **({"details": setting.details_ancestor} if setting.details_ancestor else {}),
             "score_ancestor": setting.score_ancestor,

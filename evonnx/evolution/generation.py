@@ -134,7 +134,7 @@ def make_generation(
         "generation": generation,
         "parents": [one.generation for one in parents],
         "seed": options.seed,
-        **figures(best.resources, setting.ancestor, (folder / COMPACT_FILE).stat().st_size),
+        **figures(best.resources, setting.ancestor, best.resources.bytes),
         **score_columns(score),
         "score_ancestor": setting.score_ancestor,
         "score_validation": best.score_validation,

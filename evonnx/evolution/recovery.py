@@ -87,7 +87,7 @@ def recover(
             if recovered:
                 score_validation = score
         store.keep_as_best(candidate if recovered else source)
-    best = store.folder / BEST_FILE
+    best = load_network(store.folder / BEST_FILE, setting.options.input_shapes)
     notes: list[str] = list(training["notes"])
     if budget.epochs > 0 and not recovered:
         notes.append(
@@ -96,11 +96,9 @@ def recover(
     return {
         "generation": chosen["generation"],
         "recovered": recovered,
-        "sha256": digest_of(best),
-        **figures(
-            count(load_network(best, setting.options.input_shapes)), setting.ancestor, best.stat().st_size
-        ),
-        **score_columns(setting.judge.reported(best)),
+        "sha256": digest_of(store.folder / BEST_FILE),
+        **figures(count(best), setting.ancestor, best.file_bytes),
+        **score_columns(setting.judge.reported(store.folder / BEST_FILE)),
         "score_ancestor": setting.score_ancestor,
         "score_validation": score_validation,
         "recovery_seconds": time.perf_counter() - start,

@@ -17,6 +17,7 @@ from evonnx.environment import EnvironmentFactor
 from evonnx.evolution.timings import Timing
 from evonnx.masks import live_masks
 from evonnx.network import Network
+from evonnx.onnx_io import stored_bytes
 from evonnx.task import Metric
 
 MARGIN = 1.03
@@ -75,7 +76,8 @@ def sizes(factor: EnvironmentFactor, network: Network, model: Path) -> tuple[flo
     """
     live = live_masks(network)
     amount = () if is_time(factor) else (factor.measure(network, live),)
-    return (*amount, float(sum(np.count_nonzero(mask) for mask in live.values())), model.stat().st_size)
+    synapses = float(sum(np.count_nonzero(mask) for mask in live.values()))
+    return (*amount, synapses, stored_bytes(model, network.model))
 
 
 def is_time(factor: EnvironmentFactor) -> bool:

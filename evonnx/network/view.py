@@ -22,6 +22,7 @@ from evonnx.network.quantization import Quantization, quantized_constants
 from evonnx.network.shapes import infer_shapes
 from evonnx.network.weights import Array, Unprunable, Weight, find_weights
 from evonnx.onnx_io import (
+    MappedTensor,
     constant_tensor,
     constant_values,
     forget_pages,
@@ -73,7 +74,9 @@ class Network:
 
     def forget(self, name: str) -> None:
         """Let go of the memory of a constant in an external file, until it is asked for again."""
-        forget_pages(constant_tensor(self._constants.get(name)))
+        tensor = constant_tensor(self._constants.get(name))
+        if isinstance(tensor, MappedTensor):
+            forget_pages(tensor.numpy())
 
     def values(self, name: str) -> Array:
         """The numbers that a constant stands for, in its stored shape: dequantised where it is quantised.

@@ -1,6 +1,6 @@
 """Files in and out: an ONNX file becomes a checked model, a model a file renamed into place."""
 
-from evonnx.onnx_io.detached import Detached, detach
+from evonnx.onnx_io.detached import BESIDE, Detached, detach
 from evonnx.onnx_io.files import (
     constant_tensor,
     constant_values,
@@ -17,12 +17,15 @@ from evonnx.onnx_io.files import (
     to_bytes,
     written_bytes,
 )
+from evonnx.onnx_io.mapping import MappedTensor, forget_pages
 from evonnx.onnx_io.standard import check_detached, check_file
-from evonnx.onnx_io.tensors import drop_weights, forget_pages
+from evonnx.onnx_io.tensors import drop_weights
 from evonnx.onnx_io.versions import newest_supported
 
 __all__ = [
+    "BESIDE",
     "Detached",
+    "MappedTensor",
     "check_detached",
     "check_file",
     "constant_tensor",

@@ -7,6 +7,7 @@ weights, has no need of that: onnxruntime takes the arrays as they are (`session
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,15 +16,18 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from evonnx.errors import ModelError
+from evonnx.onnx_io.mapping import MappedTensor, forget_pages
 from evonnx.onnx_io.message import last_line, proto_of
-from evonnx.onnx_io.tensors import is_external, is_string, replace_tensors, tensors_of
+from evonnx.onnx_io.spooling import Spool
+from evonnx.onnx_io.tensors import is_string, replace_tensors, tensors_of
 
 LARGE = 1024
 """Bytes from which an initializer stands beside the message."""
 PLAIN = "fiub"
 """Kinds of numpy dtypes that onnxruntime takes from an array; others stay in the message."""
 BESIDE = "beside"
-"""The external file that the message names, and that nobody opens."""
+"""The external file that the message names, and that nobody reads. onnxruntime and the checker ask that it
+is there."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,33 @@ class Detached:
     """Initializers named in `arrays` have shape and type there, and no values."""
     arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
     """Initializers of the main graph, by name."""
+    spool: Spool | None = None
+    """Where arrays go that are set; None: they stay in memory."""
 
     def copy(self) -> Detached:
-        """A copy of the message with the same arrays."""
+        """A copy of the message with the same arrays, and a spool of its own where this one has one."""
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
-        return Detached(proto, dict(self.arrays))
+        return Detached(proto, dict(self.arrays), self.spool and self.spool.another())
+
+    def spooled(self, folder: Path) -> Detached:
+        """The same model, of which arrays that are set from now on lie in a file of the folder, and so do
+        those of copies.
+
+        Raises:
+            OSError: there can't be one.
+        """
+        return Detached(self.proto, self.arrays, Spool(folder, self.nbytes))
+
+    @property
+    def nbytes(self) -> int:
+        """Of all arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def forget(self) -> None:
+        """Let go of the memory of arrays that are mapped from files, until they are touched."""
+        for array in self.arrays.values():
+            forget_pages(array)
 
     def values(self, tensor: onnx.TensorProto) -> NDArray[np.generic]:
         """The values of a tensor of the message, wherever they are."""
@@ -47,11 +72,18 @@ class Detached:
         return numpy_helper.to_array(tensor) if found is None else found
 
     def set_values(self, tensor: onnx.TensorProto, values: NDArray[np.generic]) -> None:
-        """Give a tensor of the message other values; shape and type may change."""
+        """Give a tensor of the message other values; shape and type may change.
+
+        Raises:
+            OSError: they belong into the model's spool, and there is no room for them.
+        """
         name, values = tensor.name, np.ascontiguousarray(values).reshape(values.shape)
         if not _is_beside(tensor):
             tensor.CopyFrom(numpy_helper.from_array(values, name))
             return
+        if self.spool is not None:
+            forget_pages(self.arrays[name])
+            values = self.spool.put(name, values)
         self.arrays[name] = values
         tensor.data_type = onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
         del tensor.dims[:]
@@ -70,8 +102,9 @@ def detach(model: ir.Model) -> Detached:
         shell = model.clone()
     except RuntimeError as error:  # onnx_ir's word for a graph whose nodes read what nothing makes
         raise ModelError(f"The model cannot be written as ONNX: {last_line(error)}.") from error
-    if any(map(is_external, tensors_of(shell))):
-        replace_tensors(shell, (ir.ExternalTensor,))
+    outside = (ir.ExternalTensor, MappedTensor)
+    if any(isinstance(tensor, outside) for tensor in tensors_of(shell)):
+        replace_tensors(shell, outside)
     arrays: dict[str, NDArray[np.generic]] = {}
     for name, value in shell.graph.initializers.items():
         tensor = value.const_value

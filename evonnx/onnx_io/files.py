@@ -21,10 +21,11 @@ from evonnx.errors import ModelError
 from evonnx.onnx_io.bounds import check_bulk, check_counts
 from evonnx.onnx_io.checks import check_proto
 from evonnx.onnx_io.detached import Detached, detach
+from evonnx.onnx_io.mapping import is_external, map_external
 from evonnx.onnx_io.message import VALUE_INFO, last_line, proto_of
 from evonnx.onnx_io.reading import read_message
-from evonnx.onnx_io.tensors import graphs_of, is_external, is_string, replace_tensors, tensors_of
-from evonnx.onnx_io.unloading import unloaded
+from evonnx.onnx_io.tensors import graphs_of, is_string, replace_tensors, tensors_of
+from evonnx.onnx_io.unloading import unloadable, unloaded
 from evonnx.onnx_io.versions import DEFAULT_DOMAINS, check_versions
 from evonnx.onnx_io.wire import chunks
 
@@ -57,9 +58,13 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         raise ModelError(
             f"{file} cannot be read as an ONNX model: {last_line(error)}. Export it again."
         ) from error
-    ir.external_data.set_base_dir(model.graph, file.absolute().parent)
-    for function in model.functions.values():
-        ir.external_data.set_base_dir(function.graph, file.absolute().parent)
+    folder = file.absolute().parent
+    try:
+        map_external(model, folder)
+    except OSError as error:
+        raise ModelError(f"{file}: its external data cannot be read: {error.strerror or error}.") from error
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        ir.external_data.set_base_dir(graph, folder)
     _mark_value_info(model, proto)
     for name, array in arrays.items():
         _put_values(model.graph.initializers[name], array)
@@ -236,9 +241,17 @@ def stored_parameters(model: ir.Model) -> int:
 
 
 def stored_bytes(path: str | os.PathLike[str], model: ir.Model) -> int:
-    """Size of a model's file and of its tensors in external files."""
+    """Size of a model's file and of its tensors in external files.
+
+    Args:
+        path: the file.
+        model: what it holds, as read from it or as `save_model` wrote it.
+    """
+    size = Path(path).stat().st_size
     outside = sum(tensor.nbytes for tensor in tensors_of(model) if is_external(tensor))
-    return Path(path).stat().st_size + outside
+    if not outside and size < _data_bytes(model):  # in memory, and written with its weights beside
+        outside = sum(tensor.nbytes for tensor in unloadable(model))
+    return size + outside
 
 
 def _parse(file: Path) -> tuple[onnx.ModelProto, dict[str, NDArray[np.generic]]]:

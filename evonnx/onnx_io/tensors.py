@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
 
 
-def replace_tensors(
-    model: ir.Model, kinds: tuple[type, ...], where: Callable[[ir.Value | None], bool] = lambda _: True
+def map_tensors(
+    model: ir.Model,
+    function: Callable[[ir.TensorProtocol], ir.TensorProtocol],
+    where: Callable[[ir.Value | None], bool] = lambda _: True,
 ) -> None:
-    """Arrays instead of tensors of some kinds, in place: they then depend on no message and no other file.
+    """Other tensors instead of those of a model, in place.
 
     Args:
         model: its initializers and attributes are looked at, in subgraphs and functions too.
-        kinds: classes of the tensors to replace.
+        function: from a tensor to the one that takes its place.
         where: which initializers; called with None for a tensor in an attribute.
+    """
+    for graph in graphs_of(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None and where(value):
+                value.const_value = function(value.const_value)
+        for node in graph:
+            for name, attribute in tuple(node.attributes.items()):
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref() and where(None):
+                    tensor = attribute.as_tensor()
+                    other = function(tensor)
+                    if other is not tensor:
+                        node.attributes[name] = ir.AttrTensor(name, other)
+
+
+def replace_tensors(
+    model: ir.Model, kinds: tuple[type, ...], where: Callable[[ir.Value | None], bool] = lambda _: True
+) -> None:
+    """Arrays instead of tensors of some kinds, in place: they then depend on no message.
+
+    Args:
+        model: as for `map_tensors`.
+        kinds: classes of the tensors to replace.
+        where: as for `map_tensors`.
     """
 
     def owned(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
@@ -30,14 +54,7 @@ def replace_tensors(
             metadata_props=dict(tensor.metadata_props),
         )
 
-    for graph in graphs_of(model):
-        for value in graph.initializers.values():
-            if value.const_value is not None and where(value):
-                value.const_value = owned(value.const_value)
-        for node in graph:
-            for name, attribute in tuple(node.attributes.items()):
-                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref() and where(None):
-                    node.attributes[name] = ir.AttrTensor(name, owned(attribute.as_tensor()))
+    map_tensors(model, owned, where)
 
 
 def drop_weights(model: ir.Model) -> None:
@@ -46,13 +63,6 @@ def drop_weights(model: ir.Model) -> None:
     for graph in graphs_of(model):
         for value in graph.initializers.values():
             value.const_value = None
-
-
-def forget_pages(tensor: ir.TensorProtocol | None) -> None:
-    """Let go of the memory of a tensor that is mapped from a file; it is read again when touched."""
-    raw = tensor.raw if isinstance(tensor, ir.ExternalTensor) else None
-    if isinstance(raw, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        raw.madvise(mmap.MADV_DONTNEED)
 
 
 def graphs_of(model: ir.Model) -> Iterator[ir.Graph]:
@@ -73,11 +83,6 @@ def tensors_of(model: ir.Model) -> Iterator[ir.TensorProtocol]:
             for attribute in node.attributes.values():
                 if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
                     yield attribute.as_tensor()
-
-
-def is_external(tensor: ir.TensorProtocol) -> bool:
-    """Whether a tensor lies in another file."""
-    return isinstance(tensor, ir.ExternalTensor)
 
 
 def is_string(tensor: ir.TensorProtocol) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import onnx_ir as ir
 
-from evonnx.onnx_io.tensors import graphs_of, is_external, is_string, replace_tensors
+from evonnx.onnx_io.mapping import MappedTensor, is_external
+from evonnx.onnx_io.tensors import graphs_of, is_string, replace_tensors
 
 Chunk = bytes | memoryview
 _LARGE = 1024
@@ -20,7 +23,7 @@ def unloaded(model: ir.Model, location: str) -> tuple[ir.Model, list[Chunk]]:
     Chunks share memory with the model. External data in attributes and of small initializers is taken in.
     """
     shell = model.clone()
-    replace_tensors(shell, (ir.ExternalTensor,), where=lambda value: value is None)
+    replace_tensors(shell, (ir.ExternalTensor, MappedTensor), where=lambda value: value is None)
     chunks: list[Chunk] = []
     end = 0
     for graph in graphs_of(shell):
@@ -48,6 +51,15 @@ def unloaded(model: ir.Model, location: str) -> tuple[ir.Model, list[Chunk]]:
             )
             end += gap + tensor.nbytes
     return shell, chunks
+
+
+def unloadable(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """What `unloaded` takes out of a model."""
+    for graph in graphs_of(model):
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is not None and not is_string(tensor) and tensor.nbytes >= _LARGE:
+                yield tensor
 
 
 def _content(tensor: ir.TensorProtocol) -> Chunk:

@@ -10,8 +10,10 @@ graph outputs are compared as they are too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,35 +21,22 @@ import onnx_ir as ir
 
 from evonnx.compaction import Compacted, Plan
 from evonnx.errors import ModelError, ProofError
-from evonnx.network import Array
 from evonnx.onnx_io import Detached, detach
 from evonnx.proof.calibration import calibration, is_sensitive, needs_calibration, overflows
-from evonnx.proof.copies import Compared, Kept, add_outputs, compared_tensors, redraw, rescale, unreactive
+from evonnx.proof.copies import Kept, add_outputs, compared_tensors, redraw, rescale, unreactive
 from evonnx.proof.dequantizing import dequantized_copy, is_quantized
-from evonnx.proof.inputs import Shapes, Source, feed, first_sizes, has_dynamic_axes, second_sizes, sources_of
-from evonnx.proof.judging import (
-    NOISE_FACTOR,
-    Meeting,
-    Reading,
-    Tally,
-    TensorProof,
-    detail_of,
-    enter,
-    largest_gap,
-    moves_between,
-)
-from evonnx.proof.levels import Floats
+from evonnx.proof.inputs import Shapes, sources_of
+from evonnx.proof.judging import NOISE_FACTOR, Tally, TensorProof, detail_of, largest_gap
+from evonnx.proof.pairing import Pair
 from evonnx.proof.precision import float32_copy, is_low_precision
-from evonnx.proof.rounding import STEP_NUDGE, nudged_inputs, nudged_weights
-from evonnx.sessions import give_back_memory, input_specs, make_session, run_session
+from evonnx.proof.rounding import STEP_NUDGE, nudged_inputs
+from evonnx.sessions import give_back_memory
 
 SCALES = (1.0, 0.1, 30.0)
 """Standard deviations of the random inputs; a second size is compared on the first. Each result is held
 against the one before to see what reacts to inputs."""
 REDRAWN_SCALES = (1.0, 3.0)
 """The same for redrawn weights, which pass signals on as they come."""
-_SAMPLES = 5
-"""How often rounding is measured before a difference counts as one."""
 _PASSES = 4
 """Calibrations at most, where signals overflow."""
 _DRAWS = 3
@@ -55,6 +44,8 @@ _DRAWS = 3
 _SEED_STEP = 1_000_003
 _STEPS = 4 / 255
 """How far the outputs of quantised models may be apart, besides their noise: some steps of 8 bits."""
+_SPOOL_FROM_BYTES = 1 << 30
+"""Copies of models with more weights than this lie in files."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +98,9 @@ def prove(
     seed: int = 0,
     tolerance: float = 1e-4,
     threads: int | None = None,
+    scratch: Path | None = None,
 ) -> Proof:
-    """Compare a masked model with what compaction made of it. Raises nothing: see `require`.
+    """Compare a masked model with what compaction made of it. A bad result is no error: see `require`.
 
     Args:
         masked: the model with zeros.
@@ -117,6 +109,11 @@ def prove(
         seed: of inputs and redrawn weights; a void attempt is followed by others with seeds of their own.
         tolerance: largest difference allowed, as a share of a tensor's largest value.
         threads: onnxruntime's; None: all cores of this process.
+        scratch: where temporary files go, which models of more than a gigabyte need (less than twice the
+            model, or up to four times where rounding has to be measured); None: where the system has them.
+
+    Raises:
+        OSError: there is no room for temporary files.
     """
     return prove_pair(
         lambda: (detach(masked), detach(compacted.model)),
@@ -126,6 +123,7 @@ def prove(
         seed=seed,
         tolerance=tolerance,
         threads=threads,
+        scratch=scratch,
     )
 
 
@@ -138,6 +136,7 @@ def prove_pair(
     seed: int = 0,
     tolerance: float = 1e-4,
     threads: int | None = None,
+    scratch: Path | None = None,
 ) -> Proof:
     """As `prove`, of models that need not stay in memory: what is redrawn takes the place of what was given.
 
@@ -149,10 +148,22 @@ def prove_pair(
         seed: "
         tolerance: "
         threads: "
+        scratch: "
+
+    Raises:
+        OSError: see `prove`.
     """
     given = dict(input_shapes or {})
+
+    def spooled() -> tuple[Detached, Detached]:
+        before, after = models()
+        if before.nbytes <= _SPOOL_FROM_BYTES:
+            return before, after
+        folder = scratch or Path(tempfile.gettempdir())
+        return before.spooled(folder), after.spooled(folder)
+
     for draw in range(_DRAWS):
-        proof = _prove(models, plan, kept, given, seed + draw * _SEED_STEP, tolerance, threads)
+        proof = _prove(spooled, plan, kept, given, seed + draw * _SEED_STEP, tolerance, threads)
         if not proof.void:
             break
     return proof
@@ -190,7 +201,7 @@ def _prove(
         sources = sources_of(before.proto)
         for model in (before, after):
             add_outputs(model.proto, [one.name for one in tensors])
-        pair = _Pair(before, after, tensors, sources, threads)
+        pair = Pair(before, after, tensors, sources, threads)
         sizes = list(pair.sizes(input_shapes, seed))
         tallies = {one.name: Tally(one) for one in tensors}
         for number, shapes in enumerate(sizes):
@@ -201,13 +212,13 @@ def _prove(
         if redrawn.unlike:
             names = ", ".join(redrawn.unlike)
             notes.append(f"Not redrawn, for the compact model holds other values: {names}.")
-        pair = _Pair(before, after, tensors, sources, threads, optimize=False)
+        pair = Pair(before, after, tensors, sources, threads, optimize=False)
         for _ in range(_PASSES if is_sensitive(before.proto) else 0):
             levels = pair.levels(sizes[0], seed)
             if not needs_calibration(levels):
                 break
             rescale(before, after, calibration(before.proto, levels, redrawn.scaled_by))
-            pair = _Pair(before, after, tensors, sources, threads, optimize=False)
+            pair = Pair(before, after, tensors, sources, threads, optimize=False)
             if not overflows(levels):
                 break
         for number, shapes in enumerate(sizes):
@@ -215,7 +226,7 @@ def _prove(
         del pair
         if quantized:
             outputs = [one for one in tensors if one.name in named[0]]
-            fault, note = _compare_as_stored(_Pair(*stored, outputs, sources, threads), sizes[0], seed)
+            fault, note = _compare_as_stored(Pair(*stored, outputs, sources, threads), sizes[0], seed)
             notes.append(note)
             if fault:
                 return _failed(fault, removed)
@@ -265,167 +276,23 @@ def _refusal(
     except ModelError:  # one of the two is no model that can be written
         return None
     try:
-        alone = _Pair(masked, masked, [], sources_of(masked.proto), threads)
+        alone = Pair(masked, masked, [], sources_of(masked.proto), threads)
         for shapes in alone.sizes(given, seed):
-            run_session(alone.plain, alone._feed(shapes, np.random.default_rng(seed), 1.0))
+            alone.plain(alone.feed(shapes, np.random.default_rng(seed), 1.0))
     except ModelError as error:
         return str(error)
     return None
 
 
-class _Pair:
-    """Masked and compact model, ready to run with the compared tensors among their outputs."""
-
-    def __init__(
-        self,
-        before: Detached,
-        after: Detached,
-        tensors: Sequence[Compared],
-        sources: Mapping[str, Source],
-        threads: int | None,
-        *,
-        optimize: bool = True,
-    ) -> None:
-        """`optimize`: run the compact model with onnxruntime's optimisations, as it will be used; the masked
-        one never is."""
-        self.tensors = tensors
-        self.sources = sources
-        self.threads = threads
-        self.masked = before
-        self._optimize = optimize
-        self._nudged: dict[int, Any] = {}
-        self.plain = make_session(before, threads=threads, optimize=False, arena=False)
-        self.compact = make_session(after, threads=threads, optimize=optimize, arena=False)
-        self.specs = input_specs(self.plain)
-        give_back_memory()
-
-    def nudged(self, number: int) -> Any:
-        """The masked model with nudged weights, of which there are two: its own rounding is measured with
-        them, the one without optimisations, the other as the compact model runs."""
-        if number not in self._nudged:
-            model = nudged_weights(self.masked, np.random.default_rng([number, 4]))
-            optimize = self._optimize and number == 0
-            self._nudged[number] = make_session(model, threads=self.threads, optimize=optimize, arena=False)
-        return self._nudged[number]
-
-    def sizes(self, given: Mapping[str, Sequence[int]], seed: int) -> Iterator[Shapes]:
-        """One or two sets of input shapes that the masked model accepts."""
-        if not has_dynamic_axes(self.specs):
-            yield next(first_sizes(self.specs, given))  # there is no other; whether it runs will show
-            return
-        first = self._accepted(first_sizes(self.specs, given), seed)
-        yield first
-        second = second_sizes(self.specs, first)
-        try:
-            yield self._accepted(second, seed)
-        except ModelError:
-            return
-
-    def _accepted(self, candidates: Iterator[Shapes], seed: int) -> Shapes:
-        error = ModelError("the model accepts no other size")
-        probe = [output.name for output in self.plain.get_outputs()[:1]]
-        for shapes in candidates:
-            try:
-                run_session(self.plain, self._feed(shapes, np.random.default_rng(seed), 1.0), probe)
-            except ModelError as caught:
-                error = caught
-            else:
-                return shapes
-        raise error
-
-    def _feed(self, shapes: Shapes, rng: np.random.Generator, scale: float) -> dict[str, Array]:
-        return feed(self.specs, shapes, rng, scale, self.sources)
-
-    def levels(self, shapes: Shapes, seed: int) -> dict[str, float]:
-        """Root mean square of every compared floating-point tensor of the masked model."""
-        names = [one.name for one in self.tensors]
-        results = run_session(self.plain, self._feed(shapes, np.random.default_rng(seed), 1.0), names)
-        return {
-            name: float(np.sqrt(np.mean(np.square(array, dtype=np.float64))))
-            for name, array in results.items()
-            if array.dtype.kind == "f" and array.size
-        }
-
-    def compare(
-        self,
-        shapes: Shapes,
-        scales: Sequence[float],
-        seed: int,
-        tallies: Mapping[str, Tally],
-        tolerance: float,
-        *,
-        first: bool,
-        redrawn: bool,
-    ) -> None:
-        """Compare the models at one size, on one input of each scale at the first, and enter what is seen.
-
-        What moves shows against another input: the one before, for the first the second. Of all outputs no
-        more than two sets are in memory, unless rounding has to be measured.
-        """
-        rng = np.random.default_rng([seed, 2])
-        inputs = [self._feed(shapes, rng, scale) for scale in (scales if first else scales[:2])]
-        reference = self._reference(inputs[0])
-        met = self._meet(reference, inputs[0], tolerance)
-        for number, feeds in enumerate(inputs[1:], 1):
-            following = self._reference(feeds)
-            moves = {name: moves_between(following[name], array) for name, array in reference.items()}
-            if number == 1:
-                self._judge(met, moves, inputs[0], rng, tallies, redrawn=redrawn)
-            del met
-            if not first:
-                return
-            reference = following
-            met = self._meet(reference, feeds, tolerance)
-            self._judge(met, moves, feeds, rng, tallies, redrawn=redrawn)
-
-    def _reference(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """What the compact model has to give."""
-        found = run_session(self.plain, feeds, [one.name for one in self.tensors])
-        return {one.name: one.kept(found.pop(one.name)) for one in self.tensors}
-
-    def _meet(
-        self, reference: Mapping[str, Array], feeds: Mapping[str, Array], tolerance: float
-    ) -> list[Meeting]:
-        got = run_session(self.compact, feeds, [one.name for one in self.tensors])
-        return [Meeting(Reading(reference[one.name], tolerance), got.pop(one.name)) for one in self.tensors]
-
-    def _judge(
-        self,
-        met: Sequence[Meeting],
-        moves: Mapping[str, list[Floats] | None],
-        feeds: Mapping[str, Array],
-        rng: np.random.Generator,
-        tallies: Mapping[str, Tally],
-        *,
-        redrawn: bool,
-    ) -> None:
-        nudge = rng.spawn(1)[0]
-        names = [one.name for one in self.tensors]
-        samples: list[Mapping[str, Array]] = []
-        for one, meeting in zip(self.tensors, met, strict=True):
-            meeting.reading.moves = moves[one.name]
-            own: list[Array] = []
-            while not meeting.agrees(own) and len(own) < _SAMPLES:
-                if len(own) == len(samples):
-                    samples.append(
-                        run_session(self.nudged(len(samples) % 2), nudged_inputs(feeds, nudge), names)
-                    )
-                own.append(one.kept(samples[len(own)][one.name]))
-            enter(tallies[one.name], meeting, own, redrawn)
-
-
-def _compare_as_stored(pair: _Pair, shapes: Shapes, seed: int) -> tuple[str, str]:
+def _compare_as_stored(pair: Pair, shapes: Shapes, seed: int) -> tuple[str, str]:
     """Graph outputs of the quantised models themselves: (what is wrong, if anything; a note)."""
     rng = np.random.default_rng([seed, 3])
     names = [one.name for one in pair.tensors]
     worst, allowed, where = 0.0, 0.0, ""
     for _ in SCALES[:2]:
-        feeds = feed(pair.specs, shapes, rng, 1.0, pair.sources)
-        want, got = run_session(pair.plain, feeds, names), run_session(pair.compact, feeds, names)
-        own = [
-            run_session(session, nudged_inputs(feeds, rng, STEP_NUDGE), names)
-            for session in (pair.nudged(0), pair.nudged(1))
-        ]
+        feeds = pair.feed(shapes, rng, 1.0)
+        want, got = pair.plain(feeds, names), pair.compact(feeds, names)
+        own = [pair.nudged(number, nudged_inputs(feeds, rng, STEP_NUDGE), names) for number in (0, 1)]
         for one in pair.tensors:
             reference = np.asarray(want[one.name], dtype=np.float64)
             if got[one.name].shape != reference.shape:
