@@ -2,9 +2,11 @@
 
 from evonnx.onnx_io.detached import Detached, detach
 from evonnx.onnx_io.files import (
+    LOOPS,
     constant_tensor,
     constant_values,
     find_constant,
+    has_loops,
     initializer_arrays,
     load_model,
     model_label,
@@ -22,6 +24,7 @@ from evonnx.onnx_io.tensors import drop_weights, forget_pages
 from evonnx.onnx_io.versions import newest_supported
 
 __all__ = [
+    "LOOPS",
     "Detached",
     "check_detached",
     "check_file",
@@ -31,6 +34,7 @@ __all__ = [
     "drop_weights",
     "find_constant",
     "forget_pages",
+    "has_loops",
     "initializer_arrays",
     "load_model",
     "model_label",
