@@ -60,6 +60,8 @@ _DTYPES: Mapping[str, np.dtype[Any]] = {
 }
 
 
+LOOP_SECONDS = 20.0
+"""What one example may take of a model that loops."""
 _LARGEST_INPUT_BYTES = 1 << 29
 """Files are not trusted to say what is drawn for one input of one run."""
 

@@ -13,12 +13,9 @@ import onnx_ir as ir
 
 from evonnx.errors import ModelError
 from evonnx.network import Network
-from evonnx.onnx_io import constant_tensor, detach, subgraphs
-from evonnx.sessions import EndlessError, input_specs, make_session, random_array, run_session
+from evonnx.onnx_io import LOOPS, constant_tensor, detach, subgraphs
+from evonnx.sessions import LOOP_SECONDS, EndlessError, input_specs, make_session, random_array, run_session
 
-SECONDS = 20.0
-"""What one example may take."""
-_LOOPS = ("Loop", "Scan")
 _RANDOM = (
     "RandomNormal",
     "RandomNormalLike",
@@ -29,14 +26,14 @@ _RANDOM = (
 )
 
 
-def require_end(network: Network, seconds: float = SECONDS) -> None:
+def require_end(network: Network, seconds: float = LOOP_SECONDS) -> None:
     """Run a model that loops once, on random inputs. One without loops is not run, and one that does not run
     at these sizes is left to whoever needs it to.
 
     Raises:
         ModelError: it does not end in time.
     """
-    if not any(node.op_type in _LOOPS for node in _nodes(network)):
+    if not any(node.op_type in LOOPS for node in _nodes(network)):
         return
     try:
         session = make_session(detach(network.model), optimize=False)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -261,6 +262,29 @@ def _figure(**changes: object) -> Callable[[Path], None]:
     return change
 
 
+def _unfinished(change: Callable[[Any], object]) -> Callable[[Path], None]:
+    """What was chosen by the clock is changed in run.json, and best.onnx is to be chosen again by it."""
+
+    def prepare(run: Path) -> None:
+        (run / "best.onnx").unlink()
+        record = json.loads((run / "run.json").read_text())
+        change(record)
+        (run / "run.json").write_text(json.dumps(record))
+
+    return prepare
+
+
+def _chosen(**values: object) -> Callable[[Path], None]:
+    return _unfinished(lambda record: record["choices"].update(values))
+
+
+def _timings(change: Callable[[list[Any]], object]) -> Callable[[Path], None]:
+    """The models that they are of stay, so that they are read again."""
+    return _unfinished(lambda record: change(record["choices"]["timings"]["best"]["timings"]))
+
+
+ROW = "metrics.json of generation 2 in run"
+TIMINGS, CHOICES = "no timings under choices.timings.best, or damaged ones", '"choices" in run/run.json were'
 RESUMED = {
     "checkpoints lead out": (_linked("checkpoints", "../outside"), "is a symbolic link"),
     "a generation leads out": (_linked("gen-01", "../outside"), "is a symbolic link"),
@@ -271,6 +295,26 @@ RESUMED = {
     "a generation by path": (_figure(generation="../../x"), "'../../x'"),
     "a score that is text": (_figure(score_validation="high"), "'score_validation' is no number"),
     "a score that is a flag": (_figure(score=True), "'score' is no number"),
+    "an alignment that is a list": (_figure(alignment=[1]), ROW),
+    "an alignment of text": (_figure(alignment={"requested": "8"}), ROW),
+    "an alignment without counts": (_figure(alignment={"requested": 8}), ROW),
+    "a time that is text": (_timings(lambda rows: rows[1].update(ratio="fast")), TIMINGS),
+    "a time of nothing": (_timings(lambda rows: rows[1].update(ratio_low=0)), TIMINGS),
+    "a time without end": (_timings(lambda rows: rows[1].update(ratio=10**400)), TIMINGS),
+    "a time that is missing": (_timings(lambda rows: rows[1].pop("median_ms")), TIMINGS),
+    "times of a model too few": (_timings(lambda rows: rows.pop()), TIMINGS),
+    "times that are lists": (_timings(lambda rows: rows.__setitem__(0, [1])), TIMINGS),
+    "timings that are no table": (_chosen(timings={"best": [1]}), TIMINGS),
+    "all timings a list": (_chosen(timings=[1]), CHOICES),
+    "choices that are text": (_unfinished(lambda record: record.update(choices="x")), "run.json"),
+    "a choice that is missing": (_unfinished(lambda record: record["choices"].pop("align")), CHOICES),
+    "an alignment of nothing": (_chosen(align=0), CHOICES),
+    "remedies that are a list": (_chosen(remedies=[1]), CHOICES),
+    "a remedy of more than all": (
+        _chosen(remedies={"1": {"batch_share": 2, "rate_share": 1, "faults": []}}),
+        CHOICES,
+    ),
+    "a table of latencies that is empty": (_chosen(latency={}), CHOICES),
 }
 
 

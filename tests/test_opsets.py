@@ -191,7 +191,8 @@ def test_the_same_network_loses_the_same_in_every_opset(opset, usual, tmp_path):
     }
 
     original, offspring = onnx.load(path), onnx.load(tmp_path / "compact.onnx")
-    onnx.checker.check_model(offspring, full_check=True)
+    if offspring.ir_version <= onnx.IR_VERSION:  # an older onnx may know less than onnxruntime
+        onnx.checker.check_model(offspring, full_check=True)
     assert offspring.ir_version == original.ir_version
     assert list(offspring.opset_import) == list(original.opset_import)
     assert offspring.graph.input[0] == original.graph.input[0]

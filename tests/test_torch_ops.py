@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from torch_cases import CASES, Case, case, ints, model_of, normal
+from torch_cases import CASES, NO_KEYS, Case, case, ints, model_of, normal
 from torch_support import reference
 
 torch = pytest.importorskip("torch")
@@ -22,6 +22,8 @@ def test_operator_agrees_with_onnxruntime(one: Case) -> None:
         pytest.skip("this onnxruntime does not load the opset")
     feed = {f"x{i}": array for i, array in enumerate(one.data)}
     want = reference(model, feed)
+    if one.note == NO_KEYS and want["y0"][..., 0, :].any():
+        pytest.skip("this onnxruntime gives a query that may see no key the mean of all values, not zero")
     module = OnnxModule(ir.from_proto(model))
     for training in (False, True):
         if training and one.op in ("Dropout", "BatchNormalization"):

@@ -56,6 +56,20 @@ def test_mixed_precision_trains_as_well_and_repeats(tmp_path: Path, monkeypatch:
     assert not mixed[0].notes
 
 
+def test_mixed_precision_trains_every_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch 2.6 kept casts that were made without gradients: only norms were trained."""
+    model = GRAPHS["residual_bn"]()
+    path = write(model, tmp_path / "m.onnx")
+    monkeypatch.setattr(retraining, "native_bfloat16", lambda: True)
+    budget = replace(BUDGET, epochs=2, learning_rate=0.05)
+    result = run(path, labelled(model, count=128), budget, options={"precision": "amp"})
+    assert not result.faults
+    before = initializer_arrays(load_model(path))
+    layers = [name for name, array in before.items() if array.ndim > 1]
+    assert len(layers) > 2
+    assert not [name for name in layers if np.array_equal(result.weights[name], before[name])]
+
+
 def test_small_networks_stay_in_float32_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = GRAPHS["residual_bn"]()
     path = write(model, tmp_path / "m.onnx")

@@ -49,6 +49,7 @@ POSITIVE = np.abs(normal(2, 3, 4)) + 0.1
 WHOLE = RNG.integers(-5, 6, (3, 4))
 SIGNED_INFINITIES = np.array([1, np.inf, -np.inf], dtype=np.float32)
 SPREAD = np.linspace(-300, 300, 24).reshape(2, 3, 4).astype(np.float32)
+NO_KEYS = "a query without keys"
 CAUSAL = np.tril(np.ones((5, 5), dtype=bool))
 BLIND = np.tril(np.ones((5, 5), dtype=bool), -1)  # the first query may see no key
 PLACES = np.array([[[[0, 3], [9, 14]], [[17, 18], [28, 31]]]])
@@ -174,7 +175,7 @@ CASES = [
         "Attention",
         (normal(2, 4, 5, 6), normal(2, 4, 5, 6), normal(2, 4, 5, 3), BLIND),
         opset=23,
-        note="a query without keys",
+        note=NO_KEYS,
     ),
     case(
         "Attention",

@@ -160,6 +160,8 @@ class _Compiler:
         scope.update({name: Value(tensor, known=True) for name, tensor in host.items()})
         with torch.no_grad():
             self.run(graph, scope, self.setting.outputs)
+        # Older PyTorch (2.6) keeps weights that were cast here, and they would have no gradients later.
+        torch.clear_autocast_cache()
         return scope
 
     def leaf(self, tensor: Tensor, from_data: bool = False) -> Value:

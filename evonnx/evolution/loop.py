@@ -24,6 +24,7 @@ from evonnx.errors import (
 )
 from evonnx.evolution.begetting import Parent
 from evonnx.evolution.beginning import Case, choose, first_record, read_case, setting_of
+from evonnx.evolution.choices import recorded_choices
 from evonnx.evolution.configuration import check_same, configuration_of
 from evonnx.evolution.generation import make_generation
 from evonnx.evolution.options import EvolveOptions, Observer
@@ -120,10 +121,11 @@ def evolve(
             store.drop_checkpoints()  # killed just before
             observer.note("This run is finished; there is nothing left to do.")
             return Run(folder, finished)
+        recorded = recorded_choices(store.read_run(), folder)  # outside: what is refused stays as it is
         try:
             if isinstance(case.task, NeedsAncestor):
                 case.task.bind_ancestor(str(case.model))
-            choices = store.read_run().get("choices") or choose(case, network, observer)
+            choices = recorded or choose(case, network, observer)
             setting = setting_of(
                 case,
                 network,

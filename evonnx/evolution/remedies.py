@@ -54,11 +54,17 @@ class Remedies:
         self._recorded, self._save = {} if recorded is None else recorded, save
 
     def known(self, key: str, budget: TrainingBudget) -> tuple[TrainingBudget, list[Fault]]:
-        """The budget that was come to, and what went wrong before."""
+        """The budget that was come to, and what went wrong before.
+
+        Raises:
+            LookupError, TypeError, ValueError: what was recorded is something else.
+        """
         found: Mapping[str, Any] | None = self._recorded.get(key)
         if found is None:
             return budget, []
         batch, rate = float(found["batch_share"]), float(found["rate_share"])
+        if not (0 < batch <= 1 and 0 < rate <= 1):
+            raise ValueError(f"shares of {batch:g} and {rate:g} for what is tried again")
         faults = [Fault(**fault) for fault in found["faults"]]
         return replace(budget, batch_share=batch, rate_share=rate), faults
 

@@ -84,12 +84,23 @@ class Timings:
             self._recorded[key] = known
             self._save()
         try:
-            return tuple(Timing(**{name: float(row[name]) for name in _FIGURES}) for row in known["timings"])
-        except (LookupError, TypeError, ValueError) as error:
+            rows = [_timing(row) for row in known["timings"]]
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise _damaged(key) from error
+        if len(rows) != len(models):
+            raise _damaged(key)
+        return tuple(rows)
 
 
 _FIGURES = tuple(Timing.__dataclass_fields__)
+
+
+def _timing(row: Mapping[str, Any]) -> Timing:
+    """A row of run.json. Times and ratios are divided by."""
+    figures = {name: float(row[name]) for name in _FIGURES}
+    if min(figures.values()) <= 0:
+        raise ValueError("a time is above 0")
+    return Timing(**figures)
 
 
 def _damaged(key: str) -> RunError:

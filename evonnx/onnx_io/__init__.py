@@ -2,9 +2,11 @@
 
 from evonnx.onnx_io.detached import BESIDE, Detached, detach
 from evonnx.onnx_io.files import (
+    LOOPS,
     constant_tensor,
     constant_values,
     find_constant,
+    has_loops,
     initializer_arrays,
     load_model,
     model_label,
@@ -24,6 +26,7 @@ from evonnx.onnx_io.versions import newest_supported
 
 __all__ = [
     "BESIDE",
+    "LOOPS",
     "Detached",
     "MappedTensor",
     "check_detached",
@@ -34,6 +37,7 @@ __all__ = [
     "drop_weights",
     "find_constant",
     "forget_pages",
+    "has_loops",
     "initializer_arrays",
     "load_model",
     "model_label",

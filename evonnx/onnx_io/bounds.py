@@ -96,7 +96,7 @@ def _check_functions(proto: onnx.ModelProto, file: Path) -> None:
     stack = [(key, False) for key in functions]
     while stack:
         key, called = stack.pop()
-        calls = [one for one in _calls(functions[key]) if one in functions]
+        calls = [one for one in operators_in(functions[key]) if one in functions]
         if called:
             open_calls.discard(key)
             sizes[key] = len(functions[key].node) + sum(sizes[one] for one in calls)
@@ -109,7 +109,7 @@ def _check_functions(proto: onnx.ModelProto, file: Path) -> None:
             open_calls.add(key)
             stack.append((key, True))
             stack.extend((one, False) for one in calls if one not in sizes)
-    total = sum(sizes[one] for one in _calls(proto.graph) if one in sizes)
+    total = sum(sizes[one] for one in operators_in(proto.graph) if one in sizes)
     if total > MOST_NODES:
         raise ModelError(
             f"{file} has {total:,} nodes once its functions are written out; evonnx reads up to "
@@ -117,7 +117,8 @@ def _check_functions(proto: onnx.ModelProto, file: Path) -> None:
         )
 
 
-def _calls(graph: Any) -> Iterator[tuple[str, str]]:
+def operators_in(graph: Any) -> Iterator[tuple[str, str]]:
+    """(domain, type) of the nodes of a graph or function, and of the subgraphs in them."""
     for nodes, _ in _graphs(graph):
         yield from ((node.domain, node.op_type) for node in nodes)
 

@@ -6,6 +6,7 @@ every refusal is a `ModelError` naming the file. Weights in external files stay 
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from evonnx.durable import write_whole
 from evonnx.errors import ModelError
-from evonnx.onnx_io.bounds import check_bulk, check_counts
+from evonnx.onnx_io.bounds import check_bulk, check_counts, operators_in
 from evonnx.onnx_io.checks import check_proto
 from evonnx.onnx_io.detached import Detached, detach
 from evonnx.onnx_io.mapping import is_external, map_external
@@ -34,6 +35,8 @@ _EXTERNAL_FROM_BYTES = 1_500_000_000
 _MESSAGE_BYTES = 1 << 31
 _OWN_FROM_BYTES = 1 << 26
 """Above this, tensors are taken out of the parsed message, which copies them each time they are looked at."""
+LOOPS = ("Loop", "Scan")
+"""Operators that run a graph again and again."""
 _USUAL_TENSORS = (ir.Tensor, ir.serde.TensorProtoTensor)
 
 
@@ -71,6 +74,26 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     if file.stat().st_size > _OWN_FROM_BYTES:  # the message itself would be serialised to tell
         replace_tensors(model, (ir.serde.TensorProtoTensor,))
     return model
+
+
+def has_loops(path: str | os.PathLike[str]) -> bool:
+    """Whether a file holds a Loop or Scan: what a graph without them costs is told by its shapes.
+
+    False where there is no file, or an empty one: that is for whoever reads it to say.
+
+    Raises:
+        ModelError: the file is no regular one, or too large; or it may hold one, and is no model.
+    """
+    file = Path(path)
+    check_bulk(file)
+    try:
+        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if not any(data.find(name.encode()) >= 0 for name in LOOPS):  # far quicker than to parse it
+                return False
+    except (OSError, ValueError):
+        return False
+    proto, _ = _parse(file)
+    return any(kind in LOOPS for graph in (proto.graph, *proto.functions) for _, kind in operators_in(graph))
 
 
 def save_model(model: ir.Model, path: str | os.PathLike[str], detached: Detached | None = None) -> None:

@@ -12,8 +12,11 @@ import numpy as np
 
 from evonnx.errors import ModelError
 from evonnx.network import Array
+from evonnx.onnx_io import has_loops
 from evonnx.sessions import (
     CPU,
+    LOOP_SECONDS,
+    EndlessError,
     InputSpec,
     default_threads,
     input_specs,
@@ -102,6 +105,8 @@ class _Contestant:
     """What the session was made from."""
     session: Any
     specs: tuple[InputSpec, ...]
+    loops: bool
+    """Whether its shapes leave open how long it runs."""
 
     @property
     def label(self) -> str:
@@ -228,6 +233,8 @@ def _at_batch(
         feeds_for(one.specs, batch, np.random.default_rng([setting.seed, 0]), setting.input_shapes)
         for one in contestants
     ]
+    for one, feeds in zip(contestants, fed, strict=True):
+        _require_end(one, feeds, batch)
     agreement = _agreement(contestants, batch, setting) if setting.check else []
 
     def capturing(index: int) -> Any:
@@ -316,6 +323,11 @@ def _way_notes(parts: Sequence[_AtBatch]) -> list[str]:
 
 
 def _contestant(index: int, path: str, precision: str, setting: _Setting) -> _Contestant:
+    loops = has_loops(path)
+    if loops and precision != "fp32":  # calibration runs the file
+        original = _contestant(index, path, "fp32", setting)
+        rng = np.random.default_rng([setting.seed, 0])
+        _require_end(original, feeds_for(original.specs, 1, rng, setting.input_shapes), 1)
     source = in_precision(
         Path(path),
         precision,
@@ -324,7 +336,21 @@ def _contestant(index: int, path: str, precision: str, setting: _Setting) -> _Co
         input_shapes=setting.input_shapes,
     )
     session = setting.session(source)
-    return _Contestant(index, path, precision, source, session, input_specs(session))
+    return _Contestant(index, path, precision, source, session, input_specs(session), loops)
+
+
+def _require_end(one: _Contestant, feeds: Mapping[str, Array], batch: int) -> None:
+    """Run a model that loops once before it is timed; others are not run.
+
+    Raises:
+        ModelError: it does not run, or takes too long.
+    """
+    if not one.loops:
+        return
+    try:
+        run_session(one.session, feeds, seconds=LOOP_SECONDS * batch)
+    except EndlessError as error:
+        raise ModelError(f"{one.label}: {error}") from error
 
 
 def _agreement(contestants: Sequence[_Contestant], batch: int, setting: _Setting) -> list[Agreement]:

@@ -164,6 +164,11 @@ Builder = Callable[[Call], Emit]
 BUILDERS: dict[str, Builder] = {}
 
 
+def is_single(x: Tensor) -> bool:
+    """Whether there is one value per channel: nothing to take statistics of, which PyTorch refuses."""
+    return x.numel() <= x.shape[1]
+
+
 def builder(*op_types: str) -> Callable[[Builder], Builder]:
     """Register a builder for operators of the standard domain."""
 

@@ -14,6 +14,7 @@ from evonnx_torch.ops._base import (
     Renorm,
     Unsupported,
     builder,
+    is_single,
     spatial_pads,
     torch_pads,
 )
@@ -67,7 +68,7 @@ def normalise(renorm: Renorm, state: NormState, training: bool) -> Callable[[Ten
         return F.batch_norm(y, mean, variance, scale, shift, False, 0.0, eps)
 
     def with_batch(y: Tensor) -> Tensor:
-        if state.frozen:
+        if state.frozen or is_single(y):
             return with_running(y)
         return F.batch_norm(y, mean, variance, scale, shift, True, state.momentum(0.1), eps)
 

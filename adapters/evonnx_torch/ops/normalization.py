@@ -1,13 +1,21 @@
 """Normalisations. BatchNormalization uses batch statistics in training and updates the running ones in
-place."""
+place; a batch with one value per channel has none, and is normalised with the running ones."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evonnx_torch.ops._base import Call, Emit, Unsupported, builder
+from evonnx_torch.ops._base import Call, Emit, Unsupported, builder, is_single
+
+
+def _level(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """What is normalised to variance 1 where nothing varies: zero, scaled and shifted along axis 1."""
+    along = (1, -1, *(1,) * (x.ndim - 2))
+    return (x - x) * scale.reshape(along) + bias.reshape(along)
 
 
 @builder("BatchNormalization")
@@ -21,15 +29,18 @@ def batch_normalization(call: Call) -> Emit:
         raise Unsupported("spatial = 0")
     if call.opset >= 14 and call.attr("training_mode", 0):
         # Statistics of the batch always, as weight standardisation by a BatchNormalization is written.
-        return call.emit(
-            lambda x, scale, bias: F.batch_norm(x, None, None, scale, bias, True, 0.0, eps), 0, 1, 2
-        )
+        def always(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+            if is_single(x):
+                return _level(x, scale, bias)
+            return F.batch_norm(x, None, None, scale, bias, True, 0.0, eps)
+
+        return call.emit(always, 0, 1, 2)
 
     def with_running(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         return F.batch_norm(x, mean, var, scale, bias, False, 0.0, eps)
 
     def with_batch(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        if state.frozen:
+        if state.frozen or is_single(x):
             return F.batch_norm(x, mean, var, scale, bias, False, 0.0, eps)
         return F.batch_norm(x, mean, var, scale, bias, True, state.momentum(usual), eps)
 
@@ -40,7 +51,13 @@ def batch_normalization(call: Call) -> Emit:
 def instance_normalization(call: Call) -> Emit:
     """Each example's channel to mean 0, variance 1, then scale and bias."""
     eps = float(call.attr("epsilon", 1e-5))
-    return call.emit(lambda x, scale, bias: F.instance_norm(x, None, None, scale, bias, True, 0.0, eps))
+
+    def kernel(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        if math.prod(x.shape[2:]) == 1:
+            return _level(x, scale, bias)
+        return F.instance_norm(x, None, None, scale, bias, True, 0.0, eps)
+
+    return call.emit(kernel)
 
 
 @builder("LayerNormalization")
@@ -78,6 +95,8 @@ def group_normalization(call: Call) -> Emit:
     def kernel(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
         if repeat > 1:
             scale, bias = scale.repeat_interleave(repeat), bias.repeat_interleave(repeat)
+        if math.prod(x.shape[1:]) == groups:
+            return _level(x, scale, bias)
         return F.group_norm(x, groups, scale, bias, eps)
 
     return call.emit(kernel)
