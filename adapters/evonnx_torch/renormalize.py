@@ -15,10 +15,10 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
-from evonnx_torch.graph import Graph, Node
 from evonnx_torch.module import OnnxModule
 from evonnx_torch.ops._base import Renorm
-from evonnx_torch.roles import Roles
+from evonnx_training.graph import Graph, Node
+from evonnx_training.roles import Roles
 
 _EPS = 1e-5
 _DEEP = 8

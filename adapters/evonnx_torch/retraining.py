@@ -20,12 +20,10 @@ from evonnx.network import Array, network_of
 from evonnx.onnx_io import load_model, stored_parameters
 from evonnx.resources import count
 from evonnx.task import Batch, Task
-from evonnx_torch.augmentation import read_augmentation
-from evonnx_torch.checkpoint import SECONDS, Checkpoint, key_of
+from evonnx_torch.checkpoint import Checkpoint
 from evonnx_torch.feeding import accepted_chunk, activation_bytes, chunks
-from evonnx_torch.heads import Head
 from evonnx_torch.module import OnnxModule
-from evonnx_torch.objective import Objective, loss_heads
+from evonnx_torch.objective import Objective
 from evonnx_torch.renormalize import Renormalization, is_bare_and_deep, wanted
 from evonnx_torch.runtime import (
     deterministic,
@@ -36,10 +34,14 @@ from evonnx_torch.runtime import (
     roomy_heap,
 )
 from evonnx_torch.sensitivity import measure
-from evonnx_torch.settings import TEMPERATURE, choose_batch_size, resolve
 from evonnx_torch.stepping import cuda_recorder
 from evonnx_torch.teacher import Teacher
-from evonnx_torch.training import SMALLEST_NORM_BATCH, Trainer
+from evonnx_torch.training import Trainer
+from evonnx_training.augmentation import read_augmentation
+from evonnx_training.checkpoint import SECONDS, key_of
+from evonnx_training.heads import Head, loss_heads
+from evonnx_training.remedies import SMALLEST_NORM_BATCH
+from evonnx_training.settings import TEMPERATURE, choose_batch_size, resolve
 
 _CHOICES = {
     "renormalize": ("auto", "on", "off"),
@@ -185,7 +187,7 @@ def make_trainer(
         request.seed,
         request.progress,
         _autocast(mixed, device),
-        Checkpoint(request.checkpoint, key_of(request) if request.checkpoint else "", _seconds(request)),
+        Checkpoint(request.checkpoint, _key(request), _seconds(request)),
         cuda_recorder(device) if _is_captured(model, batch_size, options["capture"], device) else None,
     )
     if options["capture"] == "on" and device.type != "cuda":
@@ -211,6 +213,10 @@ def _options(request: RetrainRequest) -> dict[str, str]:
                 f"it must be one of {', '.join(_CHOICES[name])}."
             )
     return chosen
+
+
+def _key(request: RetrainRequest) -> str:
+    return key_of(request, torch.__version__, torch.get_num_threads()) if request.checkpoint else ""
 
 
 def _seconds(request: RetrainRequest) -> float:

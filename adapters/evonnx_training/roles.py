@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evonnx.network import Array
-from evonnx_torch.graph import Graph, Node, is_float, is_float_array
+from evonnx_training.graph import Graph, Node, is_float, is_float_array
 
 _PORTS: Mapping[str, tuple[int, ...]] = {
     "Conv": (1, 2),
