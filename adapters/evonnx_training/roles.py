@@ -59,6 +59,18 @@ _STATISTICS = (3, 4)
 """Inputs of BatchNormalization that training re-estimates."""
 
 
+_DEEP = 8
+"""Convolutions from which on a network without normalisation is taken for a folded one."""
+NORMS = (
+    "BatchNormalization",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "GroupNormalization",
+    "RMSNormalization",
+    "LRN",
+)
+
+
 @dataclass(frozen=True)
 class Roles:
     """What training may change, by tensor name."""
@@ -177,3 +189,9 @@ def _is_learned(array: Array) -> bool:
     values = array.astype(np.float32)
     whole = bool(np.all(values == np.rint(values)))
     return _per_channel(array) and not (whole and bool(np.any(values != values.flat[0])))
+
+
+def is_bare_and_deep(graph: Graph) -> bool:
+    """Whether a network has many convolutions and no normalisation: most likely one whose was folded away."""
+    convolutions = sum(node.op_type == "Conv" for node in graph.nodes)
+    return convolutions >= _DEEP and not any(node.op_type in NORMS for node in graph.nodes)
