@@ -14,7 +14,10 @@ jax = pytest.importorskip("jax")
 from evonnx_jax.module import OnnxFunction  # noqa: E402
 from evonnx_jax.ops import Context  # noqa: E402
 
-OTHERS = {"lstm"}
+OTHERS = {
+    *("col2im_integers", "cropped_and_resized", "grid_sampled", "lstm", "pool_with_indices"),
+    "regions_aligned",
+}
 """Graphs with operators that this adapter refuses."""
 QUICK = ("lenet_reshape", "conv_transpose", "activations", "control_flow", "resize_add", "layer_norm")
 """Tracing and compiling take longer than running: these by default, all where slow tests run."""
@@ -30,7 +33,7 @@ def run(model: onnx.ModelProto, feed: dict[str, np.ndarray], **how: bool) -> tup
 def check(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> None:
     want = reference(float32_copy(model), feed)
     got, _ = run(model, feed)
-    assert list(got) == list(want)
+    assert set(got) == set(want)
     for name, array in want.items():
         assert got[name].shape == array.shape, name
         assert np.abs(np.asarray(got[name]) - array).max() <= 1e-4 * np.abs(array).max() + 1e-6, name

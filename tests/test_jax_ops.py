@@ -19,7 +19,7 @@ from evonnx_jax.ops import Context  # noqa: E402
 from evonnx_jax.program import SUPPORTED  # noqa: E402
 
 OTHERS = {
-    *("Attention", "Col2Im", "GRU", "GridSample", "LSTM", "MaxUnpool", "QuantizeLinear", "RNN"),
+    *("Attention", "Col2Im", "GRU", "GridSample", "LSTM", "MaxUnpool", "RNN"),
     *("RoiAlign", "RotaryEmbedding"),
 }
 """Operators that the torch adapter runs and this one refuses."""

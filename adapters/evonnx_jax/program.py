@@ -18,12 +18,12 @@ from evonnx_jax.known import evaluate
 from evonnx_jax.ops import OPERATORS, Call, Context, Unsupported
 from evonnx_training.graph import Graph, Node, is_float_array
 
-_KNOWN_ONLY = frozenset(
-    {"ConstantOfShape", "DequantizeLinear", "EyeLike", "NonZero", "Range", "Unique", "Compress"}
-)
+_KNOWN_ONLY = frozenset({"ConstantOfShape", "EyeLike", "NonZero", "Range"})
 """Operators that only run where their operands are known."""
-_ALWAYS_OURS = frozenset({"Shape", "Size", "Dropout", "BatchNormalization"})
-"""Operators that the reference implementation computes with other conventions, or slowly."""
+_ALWAYS_OURS = frozenset(
+    {"BatchNormalization", "DequantizeLinear", "Dropout", "QuantizeLinear", "Shape", "Size"}
+)
+"""Operators that the reference implementation computes otherwise, or not for every opset."""
 SUPPORTED = frozenset(OPERATORS) | _KNOWN_ONLY | {"If"}
 _ADVICE = (
     "Retrain with another adapter (`--adapter torch`, or `--adapter command` and your own training program)."
@@ -119,6 +119,6 @@ def _results(node: Node, opset: int, scope: Mapping[str, Any], context: Context)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AdapterError(
             f"The JAX adapter cannot run node {node.label!r} ({node.op_type}, operand shapes {shapes}): "
-            f"{reason}. {_ADVICE}"
+            f"{reason.rstrip('.')}. {_ADVICE}"
         ) from error
     return found if isinstance(found, tuple) else (found,)
