@@ -120,7 +120,7 @@ class OnnxFunction:
         mapped = jax.vmap(
             lambda data: self._run(variables, data, taps, named), out_axes=(0, None), axis_name=_EXAMPLES
         )
-        found, statistics = mapped(grouped)
+        found, statistics = mapped(grouped)  # type: ignore[no-untyped-call]
         context.elements += named.elements * (batch // self.declared_batch)
         joined = {
             name: jnp.reshape(y, (-1, *y.shape[2:])) if y.ndim > 1 else y.mean() for name, y in found.items()

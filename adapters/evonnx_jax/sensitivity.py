@@ -40,11 +40,13 @@ def surprise(head: Head, tap: jax.Array, temperature: float, key: jax.Array) -> 
     if head.kind == "softmax":
         rows = rows_of(head, tap) / temperature
         drawn = jax.random.categorical(key, jax.lax.stop_gradient(rows))
-        return optax.softmax_cross_entropy_with_integer_labels(rows, drawn).sum()
+        by_row: jax.Array = optax.softmax_cross_entropy_with_integer_labels(rows, drawn)
+        return by_row.sum()
     if head.kind == "sigmoid":
         p = jax.nn.sigmoid(jax.lax.stop_gradient(tap) / temperature)
         drawn = jax.random.bernoulli(key, p).astype(tap.dtype)
-        return optax.sigmoid_binary_cross_entropy(tap / temperature, drawn).sum()
+        each: jax.Array = optax.sigmoid_binary_cross_entropy(tap / temperature, drawn)
+        return each.sum()
     variance = jax.lax.stop_gradient(tap).var()
     scale = jnp.where(variance > 1e-12, variance, 1.0)
     return (tap * jax.random.normal(key, tap.shape)).sum() / jnp.sqrt(scale)

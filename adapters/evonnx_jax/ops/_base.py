@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -144,8 +145,11 @@ def operator(*op_types: str) -> Callable[[Operator], Operator]:
 
 def on_operands(table: Mapping[str, Callable[..., Any]]) -> None:
     """Register functions of the operands alone."""
-    for op_type, function in table.items():
-        OPERATORS[op_type] = lambda call, function=function: function(*map(jnp.asarray, call.given()))
+
+    def apply(function: Callable[..., Any], call: Call) -> Result:
+        return function(*map(jnp.asarray, call.given()))
+
+    OPERATORS.update({op_type: partial(apply, function) for op_type, function in table.items()})
 
 
 def spatial_pads(

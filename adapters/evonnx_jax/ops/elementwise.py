@@ -126,9 +126,8 @@ def celu(call: Call) -> Array:
 @operator("Selu")
 def selu(call: Call) -> Array:
     """gamma times Elu."""
-    return call.attr("gamma", 1.05070102214813232421875) * jax.nn.elu(
-        call.data(), call.attr("alpha", 1.67326319217681884765625)
-    )
+    gamma = float(call.attr("gamma", 1.05070102214813232421875))
+    return gamma * jax.nn.elu(call.data(), call.attr("alpha", 1.67326319217681884765625))
 
 
 @operator("Gelu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -71,7 +72,13 @@ def _tuple(places: Array, shape: tuple[int, ...]) -> tuple[Array, ...]:
 
 def _put(x: Array, where: tuple[Array, ...], values: Array, reduction: str) -> Array:
     at = x.at[where]
-    kinds = {"none": at.set, "add": at.add, "mul": at.multiply, "max": at.max, "min": at.min}
+    kinds: dict[str, Callable[[Array], Array]] = {
+        "none": at.set,
+        "add": at.add,
+        "mul": at.multiply,
+        "max": at.max,
+        "min": at.min,
+    }
     if reduction not in kinds:
         raise Unsupported(f"reduction {reduction!r}")
     return kinds[reduction](values)

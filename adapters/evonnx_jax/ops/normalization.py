@@ -24,10 +24,10 @@ def batch_normalization(call: Call) -> Array:
         axes = (0, *range(2, x.ndim))
         mean, count = x.mean(axes), x.size // x.shape[1]
         if context.axis is not None:
-            mean, count = lax.pmean(mean, context.axis), count * lax.axis_size(context.axis)
+            mean, count = _over(mean, context.axis), count * lax.axis_size(context.axis)
         variance = jnp.square(x - _on_channels(mean, x)).mean(axes)
         if context.axis is not None:
-            variance = lax.pmean(variance, context.axis)
+            variance = _over(variance, context.axis)
         if not always:
             share = 1 - float(call.attr("momentum", 0.9)) if context.share is None else context.share
             # Running variances are unbiased estimates, as in the frameworks that such models come from.
@@ -38,6 +38,12 @@ def batch_normalization(call: Call) -> Array:
         lax.rsqrt(variance + call.attr("epsilon", 1e-5)) * scale, x
     )
     return y + _on_channels(bias, x)
+
+
+def _over(means: Array, axis: str) -> Array:
+    """The mean of groups' means, where a batch is mapped over groups of examples."""
+    found: Array = lax.pmean(means, axis)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _on_channels(vector: Array, x: Array) -> Array:
@@ -95,7 +101,10 @@ def local_response_normalization(call: Call) -> Array:
     window, pads = [1] * x.ndim, [(0, 0)] * x.ndim
     window[1], pads[1] = size, (before, size - 1 - before)
     sums: Array = lax.reduce_window(jnp.square(x), 0.0, lax.add, window, [1] * x.ndim, pads)
-    return x / (call.attr("bias", 1.0) + call.attr("alpha", 1e-4) / size * sums) ** call.attr("beta", 0.75)
+    alpha, beta, bias = (
+        float(call.attr(n, usual)) for n, usual in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
+    )
+    return x / (bias + alpha / size * sums) ** beta
 
 
 @operator("LpNormalization")

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.typing import NDArray
 
 from evonnx_jax.known import evaluate
 from evonnx_jax.ops._base import Call, Unsupported, operator
@@ -20,15 +21,16 @@ _OPSET = 18
 _MODES = ("nearest", "linear")
 
 
-def _along(x: Array, axis: int, places: np.ndarray[Any, np.dtype[np.float64]]) -> Array:
+def _along(x: Array, axis: int, places: NDArray[Any]) -> Array:
     """Entries at places between 0 and the last one."""
     low = np.floor(places).astype(np.int32)
     high = np.minimum(low + 1, x.shape[axis] - 1)
     share = (places - low).astype(np.float32).reshape(-1, *[1] * (x.ndim - 1 - axis))
-    below = jnp.take(x, low, axis)
+    below: Array = jnp.take(x, low, axis)
     if not share.any():
         return below
-    return below + share * (jnp.take(x, high, axis) - below)
+    above: Array = jnp.take(x, high, axis)
+    return below + jnp.asarray(share) * (above - below)
 
 
 def _resized(call: Call, scales: list[float], sizes: list[int], attributes: dict[str, Any]) -> Array:
