@@ -18,6 +18,7 @@ pytest.importorskip("optax")
 
 from evonnx.adapter import RetrainRequest, TrainingBudget, check_result  # noqa: E402
 from evonnx.errors import AdapterError  # noqa: E402
+from evonnx.evolution import EvolveOptions, Pressure, Retraining, Selection, evolve  # noqa: E402
 from evonnx.onnx_io import initializer_arrays, load_model  # noqa: E402
 from evonnx.task import Loss, Target, Term  # noqa: E402
 from evonnx_jax import JaxAdapter, runtime  # noqa: E402
@@ -139,9 +140,10 @@ def test_what_cannot_be_trained_is_said(tmp_path: Path) -> None:
         run(path, ArrayTask(task.inputs, np.full(64, 5)))
     with pytest.raises(AdapterError, match="Unknown optimizer 'lion'; there are: sgd, adam"):
         run(path, task, replace(BUDGET, optimizer="lion"))
-    spoilt = {name: np.full_like(array, np.nan) for name, array in task.inputs.items()}
+    arrays = initializer_arrays(load_model(path))
+    spoilt = {name: np.full_like(array, np.nan) for name, array in arrays.items() if array.ndim == 2}
     with pytest.raises(AdapterError, match="not finite before the first training step"):
-        run(path, ArrayTask(spoilt, task.targets))
+        run(write(with_arrays(model, spoilt), tmp_path / "spoilt.onnx"), task)
 
 
 def test_other_threads_than_those_it_runs_with_are_told() -> None:
@@ -171,3 +173,23 @@ def test_neither_framework_is_loaded_by_the_other() -> None:
         "import evonnx_training.settings, evonnx_training.requests, evonnx_training.watching"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_the_digits_come_out_as_with_torch(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    digits = Path(__file__).resolve().parent.parent / "samples" / "digits" / "lenet5.onnx"
+    rows = {}
+    for adapter in ("evonnx_jax:JaxAdapter", "evonnx_torch:TorchAdapter"):
+        options = EvolveOptions(
+            threads=1,
+            pressure=Pressure(keep=0.6),
+            selection=Selection(screen=4),
+            retraining=Retraining(adapter=adapter, recovery_epochs=2),
+        )
+        run = evolve(digits, None, tmp_path / adapter[:10], options, generations=3)
+        rows[adapter] = run.record["generations"][-1]
+    jax_row, torch_row = rows.values()
+    assert jax_row["synapses"] == pytest.approx(torch_row["synapses"], rel=0.1)
+    # 360 images: two standard errors of a difference between scores of 98%.
+    assert jax_row["score"] == pytest.approx(torch_row["score"], abs=0.02)
