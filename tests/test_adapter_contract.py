@@ -35,8 +35,7 @@ class TestTorchAdapter(AdapterContract):
 
 class TestJaxAdapter(AdapterContract):
     @pytest.fixture
-    def adapter(self):
-        pytest.importorskip("jax")
+    def adapter(self, compiled_once):
         pytest.importorskip("optax")
         from evonnx_jax import JaxAdapter
 

@@ -25,6 +25,8 @@ from evonnx_jax import JaxAdapter, runtime  # noqa: E402
 from evonnx_jax.module import OnnxFunction  # noqa: E402
 from evonnx_jax.ops import Context  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 def run(path: Path, task, budget: TrainingBudget = BUDGET, **fields):
     seed, masks = fields.pop("seed", 0), fields.pop("masks", {})
@@ -138,6 +140,8 @@ def test_what_cannot_be_trained_is_said(tmp_path: Path) -> None:
     path, task = write(model, tmp_path / "m.onnx"), labelled(model, classes=5)
     with pytest.raises(AdapterError, match="A label is 5, but output 'y' has 5 classes"):
         run(path, ArrayTask(task.inputs, np.full(64, 5)))
+    with pytest.raises(AdapterError, match="no option 'device'"):
+        run(path, task, options={"device": "cpu"})
     with pytest.raises(AdapterError, match="Unknown optimizer 'lion'; there are: sgd, adam"):
         run(path, task, replace(BUDGET, optimizer="lion"))
     arrays = initializer_arrays(load_model(path))

@@ -69,7 +69,11 @@ class OnnxFunction:
         return frozenset(read.intersection(self.roles.trained))
 
     def inputs(self, batch: Arrays) -> dict[str, Array]:
-        """A task's inputs as the graph takes them: floats in float32, whole groups of examples only."""
+        """A task's inputs as the graph takes them: floats in float32.
+
+        Raises:
+            AdapterError: one is missing.
+        """
         found = {}
         for value in self.graph.inputs:
             if value.name not in batch:

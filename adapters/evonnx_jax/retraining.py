@@ -34,6 +34,8 @@ from evonnx_training.roles import is_bare_and_deep
 from evonnx_training.settings import TEMPERATURE, choose_batch_size, resolve
 
 Teachers = dict[object, Teacher]
+_TOLD = frozenset({"task"})
+"""What every adapter is told, for those that hand the task's file on to a program."""
 
 
 def retrain(request: RetrainRequest, teachers: Teachers) -> RetrainResult:
@@ -43,6 +45,7 @@ def retrain(request: RetrainRequest, teachers: Teachers) -> RetrainResult:
         request: what to do.
         teachers: the compiled ancestor, kept by the caller between requests.
     """
+    _check_options(request)
     notes = start(request.budget.threads)
     with told(request.model.name):
         result = _retrain(request, teachers)
@@ -51,6 +54,7 @@ def retrain(request: RetrainRequest, teachers: Teachers) -> RetrainResult:
 
 def sensitivities(request: RetrainRequest) -> dict[str, Array]:
     """See `evonnx.adapter.MeasuresSensitivities`."""
+    _check_options(request)
     start(request.budget.threads)
     with told(request.model.name):
         function = OnnxFunction(load_model(request.model))
@@ -60,6 +64,16 @@ def sensitivities(request: RetrainRequest) -> dict[str, Array]:
         given = request.budget.temperature
         temperature = TEMPERATURE if given is None else given
         return measure(function, heads, request, _batch_size(function, request, taps), temperature)
+
+
+def _check_options(request: RetrainRequest) -> None:
+    """There are none, and a setting that does nothing would mislead."""
+    unknown = sorted(set(request.options) - _TOLD)
+    if unknown:
+        raise AdapterError(
+            f"The JAX adapter has no option {unknown[0]!r}: it runs in float32 on JAX's "
+            "default device, which JAX_PLATFORMS in the environment chooses. Leave it out."
+        )
 
 
 def _retrain(request: RetrainRequest, teachers: Teachers) -> RetrainResult:

@@ -20,6 +20,8 @@ _started: list[int | None] = []
 def start(threads: int | None) -> list[str]:
     """Start JAX with so many threads (None: its own choice); notes where it runs with others already."""
     if not _started:
+        # onnxruntime may need the GPU's memory too, most of which JAX would take at once.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         before = os.environ.get(_THREADS)
         if threads is not None:
             os.environ[_THREADS] = str(threads)

@@ -119,7 +119,7 @@ def triangle(call: Call) -> Array:
     return (jnp.triu if call.attr("upper", 1) else jnp.tril)(call.data(), diagonal)
 
 
-_MODES = {"constant": "constant", "reflect": "reflect", "edge": "edge", "wrap": "wrap"}
+_MODES = ("constant", "reflect", "edge", "wrap")
 
 
 @operator("Pad")
