@@ -12,11 +12,13 @@ setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[torch,samples,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[torch,jax,samples,dev]'
 	touch $@
 
+# `make demo ADAPTER=jax` retrains in JAX instead of PyTorch.
+ADAPTER ?= torch
 demo: setup
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh samples/digits/demo.sh
+	PATH="$(CURDIR)/$(BIN):$$PATH" ADAPTER="$(ADAPTER)" sh samples/digits/demo.sh
 
 # The paper's experiments: each takes long, and goes on where it stopped when it is started again.
 # `make sample-alexnet EVONNX_DATA=FOLDER SEED=1` reads data that is there already and evolves with another seed.

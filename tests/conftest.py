@@ -66,6 +66,15 @@ def torch_cuda() -> str:
     return "cuda"
 
 
+@pytest.fixture(scope="session")
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """JAX keeps what it has compiled, for the session: tests retrain the same graphs again and again."""
+    jax = pytest.importorskip("jax")
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 @pytest.fixture
 def graph_file(tmp_path: Path) -> Callable[[str], Path]:
     """Writes a named graph of tests/graphs.py into the test's folder and gives its path."""

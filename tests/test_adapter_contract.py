@@ -33,6 +33,15 @@ class TestTorchAdapter(AdapterContract):
         return TorchAdapter()
 
 
+class TestJaxAdapter(AdapterContract):
+    @pytest.fixture
+    def adapter(self, compiled_once):
+        pytest.importorskip("optax")
+        from evonnx_jax import JaxAdapter
+
+        return JaxAdapter()
+
+
 class Cheat(ToyAdapter):
     """A toy adapter whose result is tampered with."""
 

@@ -62,7 +62,7 @@ def test_help_is_quick() -> None:
 
 @pytest.mark.parametrize("module", ["evonnx", "evonnx.cli"])
 def test_importing_is_light(module: str) -> None:
-    heavy = ("numpy", "onnx", "onnx_ir", "onnxruntime", "torch", "rich.console", "safetensors")
+    heavy = ("numpy", "onnx", "onnx_ir", "onnxruntime", "torch", "jax", "rich.console", "safetensors")
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
@@ -274,7 +274,7 @@ def test_plugins(evonnx_cli: CommandLine) -> None:
     assert set(document) == {"adapters", "encodings", "environment_factors", "dependency_rules", "tasks"}
     named = {kind: {one["name"]: one for one in found} for kind, found in document.items()}
     assert {"cluster-driven", "synaptic", "adaptive"} <= set(named["encodings"])
-    assert {"torch", "command"} <= set(named["adapters"])
+    assert {"torch", "jax", "command"} <= set(named["adapters"])
     assert named["tasks"]["classification"]["origin"] == "evonnx"
     assert [one for found in named.values() for one in found.values() if one["error"]] == []
     assert "cluster-driven" in evonnx_cli("plugins").out

@@ -24,8 +24,8 @@ from evonnx.plugins import get
 from evonnx.report import markdown, read_run
 from evonnx.task import Batch, Loss, Metric, Target, Term
 from evonnx.tasks import load_task
-from evonnx_torch.heads import Head
 from evonnx_torch.terms import taught_loss, term_loss
+from evonnx_training.heads import Head
 
 OUTPUT = torch.tensor([[1.0, -2.0], [0.5, 4.0]])
 WANTED = torch.tensor([[0.0, 1.0], [1.0, 0.0]])

@@ -37,7 +37,7 @@ TOY = "evonnx.testing:ToyAdapter"
 
 
 def test_the_built_in_ones_come_in_by_the_same_door():
-    assert {"torch", "command"} <= set(plugins.adapters())
+    assert {"torch", "jax", "command"} <= set(plugins.adapters())
     assert {"cluster-driven", "synaptic", "adaptive"} <= set(plugins.encodings())
     assert "synapses" in plugins.environment_factors()
     assert "convolution" in plugins.dependency_rules()
@@ -60,7 +60,8 @@ def test_listing_imports_nothing():
         "import sys; from evonnx import plugins; "
         "names = [name for kind in plugins.KINDS for name in plugins.plugins_of(kind)]; assert 'torch' in "
         "names; "
-        "heavy = {'torch', 'onnxruntime', 'evonnx_torch', 'onnx'} & set(sys.modules); assert not heavy, heavy"
+        "heavy = {'torch', 'jax', 'onnxruntime', 'evonnx_torch', 'evonnx_jax', 'onnx'} & set(sys.modules); "
+        "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -36,7 +36,7 @@ from evonnx.onnx_io import initializer_arrays, load_model  # noqa: E402
 from evonnx.plugins import get  # noqa: E402
 from evonnx.sessions import make_session  # noqa: E402
 from evonnx.tasks import load_task, read_task_file  # noqa: E402
-from evonnx_torch.augmentation import read_augmentation  # noqa: E402
+from evonnx_training.augmentation import read_augmentation  # noqa: E402
 
 TINY = ["--validation", "8", "--epochs", "1", "--threads", "1"]
 

@@ -21,7 +21,8 @@ from evonnx.adapter import EpochRecord, Progress, RetrainResult  # noqa: E402
 from evonnx.errors import AdapterError  # noqa: E402
 from evonnx.faults import Fault  # noqa: E402
 from evonnx.task import Loss  # noqa: E402
-from evonnx_torch.checkpoint import Checkpoint, Place, Within, before  # noqa: E402
+from evonnx_torch.checkpoint import Checkpoint  # noqa: E402
+from evonnx_training.checkpoint import Place, Within, before  # noqa: E402
 
 HOT = {"epochs": 2, "learning_rate": 300.0, "clip_norm": 0.0, "warmup": 0.0, "schedule": "constant"}
 HARMFUL = {"epochs": 2, "learning_rate": 1.0, "schedule": "constant", "weight_decay": 0.9}

@@ -19,13 +19,15 @@ from evonnx.adapter import (  # noqa: E402
 )
 from evonnx.errors import AdapterError  # noqa: E402
 from evonnx.task import Batch  # noqa: E402
-from evonnx_torch.augmentation import Augmentation, read_augmentation  # noqa: E402
 from evonnx_torch.feeding import accepted_chunk, chunks  # noqa: E402
-from evonnx_torch.heads import find_head, softened_divergence  # noqa: E402
+from evonnx_torch.heads import softened_divergence  # noqa: E402
 from evonnx_torch.objective import Objective  # noqa: E402
-from evonnx_torch.optim import Average, Optimizer, Schedule  # noqa: E402
+from evonnx_torch.optim import Average, Optimizer  # noqa: E402
 from evonnx_torch.renormalize import Renormalization, candidates, wanted  # noqa: E402
-from evonnx_torch.settings import choose_batch_size, resolve  # noqa: E402
+from evonnx_training.augmentation import Augmentation, read_augmentation  # noqa: E402
+from evonnx_training.heads import find_head  # noqa: E402
+from evonnx_training.schedule import Schedule  # noqa: E402
+from evonnx_training.settings import choose_batch_size, resolve  # noqa: E402
 
 # --- norms
 

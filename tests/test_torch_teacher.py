@@ -18,10 +18,10 @@ torch = pytest.importorskip("torch")
 from evonnx.adapter import TrainingBudget  # noqa: E402
 from evonnx.task import Batch  # noqa: E402
 from evonnx_torch import TorchAdapter, teacher  # noqa: E402
-from evonnx_torch.augmentation import Augmentation, read_augmentation  # noqa: E402
 from evonnx_torch.feeding import Chunk, chunks  # noqa: E402
-from evonnx_torch.heads import find_head  # noqa: E402
 from evonnx_torch.teacher import Teacher  # noqa: E402
+from evonnx_training.augmentation import Augmentation, read_augmentation  # noqa: E402
+from evonnx_training.heads import find_head  # noqa: E402
 
 SHIFT = read_augmentation("shift:1")
 

@@ -1,61 +1,22 @@
-"""Where a loss reads the network: behind an output, the tensor before a final Softmax or Sigmoid.
-
-A loss on probabilities needs their logarithm; taken from the logits it is exact and stable. The graph tells
-which outputs are probabilities.
-"""
+"""Losses on what is read of a network (see `evonnx_training.heads`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from evonnx_torch.graph import Graph
-
-_TRANSPARENT = frozenset({"Identity", "Cast", "Dropout", "Flatten", "Squeeze", "Reshape", "Unsqueeze"})
+from evonnx_training.heads import Head
 
 
-@dataclass(frozen=True)
-class Head:
-    """How a loss reads one output."""
-
-    output: str
-    tap: str
-    """The tensor to read: the input of the final Softmax or Sigmoid, or the output itself."""
-    kind: Literal["softmax", "sigmoid", "raw"]
-    axis: int = 1
-    """Class axis of the tap."""
-    merged: bool = False
-    """Softmax before opset 13: all axes from `axis` on are one class axis."""
-
-    def rows(self, tap: Tensor) -> Tensor:
-        """Logits as (examples and positions, classes)."""
-        if self.merged:
-            tap = tap.flatten(self.axis)
-        elif tap.ndim > 1:
-            tap = tap.movedim(self.axis, -1)
-        return tap.reshape(-1, tap.shape[-1])
-
-
-def find_head(graph: Graph, output: str) -> Head:
-    """Follow an output back to its Softmax or Sigmoid, if it ends in one."""
-    producers = graph.producers()
-    node = producers.get(output)
-    while node is not None and node.op_type in _TRANSPARENT:
-        node = producers.get(node.inputs[0])
-    if node is None:
-        return Head(output, output, "raw")
-    if node.op_type in ("Softmax", "LogSoftmax"):
-        merged = graph.opset < 13
-        return Head(
-            output, node.inputs[0], "softmax", int(node.attributes.get("axis", 1 if merged else -1)), merged
-        )
-    if node.op_type == "Sigmoid":
-        return Head(output, node.inputs[0], "sigmoid")
-    return Head(output, output, "raw")
+def rows_of(head: Head, tap: Tensor) -> Tensor:
+    """Logits as (examples and positions, classes)."""
+    if head.merged:
+        tap = tap.flatten(head.axis)
+    elif tap.ndim > 1:
+        tap = tap.movedim(head.axis, -1)
+    return tap.reshape(-1, tap.shape[-1])
 
 
 def cross_entropy(rows: Tensor, targets: Tensor) -> Tensor:
@@ -83,7 +44,7 @@ def match(head: Head, tap: Tensor, teacher: Tensor, scale: float, temperature: f
         temperature: softening of softmax outputs.
     """
     if head.kind == "softmax":
-        return softened_divergence(head.rows(tap), head.rows(teacher), temperature)
+        return softened_divergence(rows_of(head, tap), rows_of(head, teacher), temperature)
     if head.kind == "sigmoid":
         p = teacher.sigmoid()
         entropy = F.binary_cross_entropy_with_logits(teacher, p)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from evonnx.network import Array
-from evonnx_torch.graph import Graph, is_float, read_graph
 from evonnx_torch.ops._base import NormState, Renorm
 from evonnx_torch.program import SUPPORTED, Program, Setting, compile_program, shapes_of, to_tensor
-from evonnx_torch.roles import Roles, find_roles
 from evonnx_torch.runtime import to_device
+from evonnx_training.graph import Graph, is_float, read_graph
+from evonnx_training.roles import Roles, find_roles
 
 _PROGRAMS = 16
 """Compiled programs kept; each belongs to one set of input shapes."""
@@ -26,7 +26,7 @@ _PROGRAMS = 16
 class OnnxModule(nn.Module):
     """A graph as a module.
 
-    Parameters are the trained constants (see `evonnx_torch.roles`), in float32, reachable by tensor name
+    Parameters are the trained constants (see `evonnx_training.roles`), in float32, reachable by tensor name
     through `weights`; norm statistics are buffers, reachable through `statistics`. Programs are compiled per
     input shapes on first use. In training mode BatchNormalization uses batch statistics and Dropout is
     active.
@@ -42,7 +42,7 @@ class OnnxModule(nn.Module):
     def __init__(self, model: ir.Model, device: torch.device | str = "cpu") -> None:
         super().__init__()
         self.device = torch.device(device)
-        self.graph: Graph = read_graph(model, SUPPORTED)
+        self.graph: Graph = read_graph(model, SUPPORTED, "torch")
         self.roles: Roles = find_roles(self.graph)
         self.norm = NormState()
         self.renorms: dict[str, Renorm] = {}

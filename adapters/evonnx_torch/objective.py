@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,55 +9,11 @@ from torch import Tensor
 from evonnx.errors import AdapterError
 from evonnx.task import Loss
 from evonnx_torch.feeding import Chunk
-from evonnx_torch.graph import Graph
-from evonnx_torch.heads import Head, cross_entropy, find_head, match, scales
+from evonnx_torch.heads import cross_entropy, match, rows_of, scales
 from evonnx_torch.module import OnnxModule
 from evonnx_torch.teacher import Outputs, Teacher
-from evonnx_torch.terms import find_target, taught_loss, term_head, term_loss
-
-
-def loss_outputs(graph: Graph, loss: Loss) -> tuple[str, ...]:
-    """Names of the graph outputs that a loss reads.
-
-    Raises:
-        AdapterError: the loss names no output of the graph, or nothing in it can be trained on.
-    """
-    floats = tuple(name for name in graph.outputs if name in graph.float_outputs)
-    named = tuple(term.output for term in loss.terms) if loss.kind == "terms" else (loss.output,)
-    if loss.kind == "terms" and len(set(named)) != max(1, len(named)):
-        raise AdapterError("The task's loss must have one or more terms, each of another output.")
-    wanted = tuple(name for name in named if name is not None)
-    for name in wanted:
-        if name not in floats:
-            raise AdapterError(
-                f"The task's loss reads output {name!r}; the model's floating-point outputs are: "
-                f"{', '.join(floats) or 'none'}."
-            )
-    if wanted:
-        return wanted
-    if not floats:
-        raise AdapterError("The model has no floating-point output, so no loss can be computed on it.")
-    return floats if loss.kind == "distillation" else floats[:1]
-
-
-def loss_heads(graph: Graph, loss: Loss) -> tuple[Head, ...]:
-    """How the loss reads each of its outputs; the same for student and teacher.
-
-    Raises:
-        AdapterError: as `loss_outputs`.
-    """
-    outputs = loss_outputs(graph, loss)
-    if loss.kind == "terms":
-        return tuple(term_head(graph, term) for term in loss.terms)
-    heads = tuple(find_head(graph, name) for name in outputs)
-    if loss.kind == "mse":
-        return tuple(
-            Head(head.output, head.output, "raw") for head in heads
-        )  # targets are like the output itself
-    if loss.kind == "cross_entropy":
-        # What does not end in Softmax are logits, classes on axis 1.
-        return tuple(replace(head, kind="softmax") for head in heads)
-    return heads
+from evonnx_torch.terms import find_target, taught_loss, term_loss
+from evonnx_training.heads import loss_heads
 
 
 class Objective:
@@ -128,7 +82,7 @@ class Objective:
         """The weighted sum of the terms."""
         for term, head in zip(self.terms, self.heads, strict=True):
             if term.kind == "cross_entropy":
-                self._classes[term.output] = head.rows(outputs[head.tap]).shape[1]
+                self._classes[term.output] = rows_of(head, outputs[head.tap]).shape[1]
         self.check(chunk)
         parts = [
             term.weight * term_loss(term, head, outputs[head.tap], *find_target(term, chunk.named))
@@ -172,7 +126,7 @@ class Objective:
             if self._scales is None:
                 self._scales = scales(self.heads, dict.fromkeys(self.taps, targets))
             return F.mse_loss(tap, targets.reshape(tap.shape)) / self._scales[self.taps[0]]
-        rows = self.heads[0].rows(tap)
+        rows = rows_of(self.heads[0], tap)
         if rows.shape[0] != targets.numel() or rows.shape[1] < 2:
             raise AdapterError(
                 f"Output {self.heads[0].output!r} gives {rows.shape[0]} x {rows.shape[1]} class scores for "

@@ -1,4 +1,4 @@
-"""Optimizers, learning-rate schedules and weight averaging, over flat lists of tensors.
+"""Optimizers and weight averaging, over flat lists of tensors.
 
 torch.optim is not used: importing it takes as long as importing torch, and masks, rollback and averaging need
 the state at hand.
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from evonnx.errors import AdapterError
+from evonnx_training.schedule import OPTIMIZERS
 
-OPTIMIZERS = ("sgd", "adam")
-SCHEDULES = ("one-cycle", "cosine", "constant")
 _MOMENTUM = 0.9
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8
@@ -24,35 +22,6 @@ _EPS = 1e-8
 Factor = float | Tensor
 """A number that changes from step to step. As a scalar tensor on the parameters' device it may be read by
 work that is captured once and replayed; results then differ by rounding."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rate over a whole retraining.
-
-    one-cycle: cosine up from 1/10 of the peak over `warmup`, cosine down to 0. cosine: linear up over
-    `warmup`, cosine down to 0. constant: linear up over `warmup`, then the peak.
-    """
-
-    kind: str
-    peak: float
-    steps: int
-    warmup: float
-    """Share of all steps."""
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
-        # A step's rate is taken at its middle, so that neither end of a short run is lost at rate 0.
-        place = min((step + 0.5) / self.steps, 1.0)
-        if place < self.warmup:
-            rise = place / self.warmup
-            if self.kind == "one-cycle":
-                return self.peak * (0.1 + 0.9 * (1 - math.cos(math.pi * rise)) / 2)
-            return self.peak * rise
-        if self.kind == "constant":
-            return self.peak
-        fall = (place - self.warmup) / max(1.0 - self.warmup, 1e-9)
-        return self.peak * (1 + math.cos(math.pi * fall)) / 2
 
 
 class Optimizer:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from evonnx.errors import AdapterError
 from evonnx.network import Array
-from evonnx_torch.graph import Graph, Node, is_float_array
 from evonnx_torch.ops import BUILDERS, Call, Unsupported, Value
 from evonnx_torch.ops._base import NormState, Renorm
+from evonnx_training.graph import Graph, Node, is_float_array
 
 _JOINING = frozenset({"Add", "Sub", "Mul", "Div", "Where", "Concat", "And", "Or", "Equal", "Max", "Min"})
 """Operators that join activations with constants of the same leading size."""

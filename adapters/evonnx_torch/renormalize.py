@@ -15,23 +15,13 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
-from evonnx_torch.graph import Graph, Node
 from evonnx_torch.module import OnnxModule
 from evonnx_torch.ops._base import Renorm
-from evonnx_torch.roles import Roles
+from evonnx_training.graph import Graph, Node
+from evonnx_training.roles import NORMS, Roles, is_bare_and_deep
 
 _EPS = 1e-5
-_DEEP = 8
-"""Convolutions from which on a network without normalisation is taken for a folded one."""
 _MIXERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_NORMS = (
-    "BatchNormalization",
-    "InstanceNormalization",
-    "LayerNormalization",
-    "GroupNormalization",
-    "RMSNormalization",
-    "LRN",
-)
 
 
 def candidates(graph: Graph, roles: Roles) -> list[Node]:
@@ -54,7 +44,7 @@ def candidates(graph: Graph, roles: Roles) -> list[Node]:
             continue
         weight, bias = node.inputs[1], node.inputs[2]
         own = all(name in roles.trained and uses[name] == 1 for name in (weight, bias))
-        normed = any(r.op_type in _NORMS for r in readers.get(node.outputs[0], []))
+        normed = any(r.op_type in NORMS for r in readers.get(node.outputs[0], []))
         if own and not normed and mixing.get(node.outputs[0], False):
             found.append(node)
     return found
@@ -68,12 +58,6 @@ def wanted(graph: Graph, roles: Roles, option: str) -> list[Node]:
     if option == "on":
         return nodes
     return nodes if is_bare_and_deep(graph) else []
-
-
-def is_bare_and_deep(graph: Graph) -> bool:
-    """Whether a network has many convolutions and no normalisation: most likely one whose was folded away."""
-    convolutions = sum(node.op_type == "Conv" for node in graph.nodes)
-    return convolutions >= _DEEP and not any(node.op_type in _NORMS for node in graph.nodes)
 
 
 class Renormalization:

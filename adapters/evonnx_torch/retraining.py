@@ -19,14 +19,11 @@ from evonnx.masks import Masks
 from evonnx.network import Array, network_of
 from evonnx.onnx_io import load_model, stored_parameters
 from evonnx.resources import count
-from evonnx.task import Batch, Task
-from evonnx_torch.augmentation import read_augmentation
-from evonnx_torch.checkpoint import SECONDS, Checkpoint, key_of
+from evonnx_torch.checkpoint import Checkpoint
 from evonnx_torch.feeding import accepted_chunk, activation_bytes, chunks
-from evonnx_torch.heads import Head
 from evonnx_torch.module import OnnxModule
-from evonnx_torch.objective import Objective, loss_heads
-from evonnx_torch.renormalize import Renormalization, is_bare_and_deep, wanted
+from evonnx_torch.objective import Objective
+from evonnx_torch.renormalize import Renormalization, wanted
 from evonnx_torch.runtime import (
     deterministic,
     is_memory_error,
@@ -36,10 +33,24 @@ from evonnx_torch.runtime import (
     roomy_heap,
 )
 from evonnx_torch.sensitivity import measure
-from evonnx_torch.settings import TEMPERATURE, choose_batch_size, resolve
 from evonnx_torch.stepping import cuda_recorder
 from evonnx_torch.teacher import Teacher
-from evonnx_torch.training import SMALLEST_NORM_BATCH, Trainer
+from evonnx_torch.training import Trainer
+from evonnx_training.augmentation import read_augmentation
+from evonnx_training.checkpoint import SECONDS, key_of
+from evonnx_training.heads import Head, loss_heads
+from evonnx_training.remedies import SMALLEST_NORM_BATCH
+from evonnx_training.requests import (
+    INTEGER_WEIGHTS,
+    check_masks,
+    first_batch,
+    is_quantized,
+    masked,
+    read_options,
+    stored,
+)
+from evonnx_training.roles import is_bare_and_deep
+from evonnx_training.settings import TEMPERATURE, choose_batch_size, resolve
 
 _CHOICES = {
     "renormalize": ("auto", "on", "off"),
@@ -66,17 +77,17 @@ def retrain(request: RetrainRequest, teachers: dict[object, object]) -> RetrainR
         request: what to do.
         teachers: the ancestor's cached outputs, kept by the caller between requests.
     """
-    device = _device(_options(request)["device"])
+    device = _device(read_options(request, _CHOICES, "torch")["device"])
     with _running(request, device):
         return _retrain(request, teachers, device)
 
 
 def sensitivities(request: RetrainRequest) -> dict[str, Array]:
     """See `evonnx.adapter.MeasuresSensitivities`. In float32: squares of small gradients need its range."""
-    device = _device(_options(request)["device"])
+    device = _device(read_options(request, _CHOICES, "torch")["device"])
     with _running(request, device):
         module = OnnxModule(load_model(request.model), device)
-        _check_masks(module, request.masks)
+        check_masks(module.graph, request.masks)
         heads, chunk, batch_size = _fitted(module, request, device)
         given = request.budget.temperature
         temperature = TEMPERATURE if given is None else given
@@ -110,7 +121,7 @@ def _fitted(
     if device.type == "cpu":
         module.use_channels_last()
     heads = loss_heads(module.graph, request.task.loss)
-    few = _first_batch(request.task, max(4, 2 * (module.declared_batch or 1)))
+    few = first_batch(request.task, max(4, 2 * (module.declared_batch or 1)))
     taps = tuple(head.tap for head in heads)
     chunk = accepted_chunk(module, few, taps)
     examples = request.task.size("train")
@@ -124,21 +135,16 @@ def _fitted(
 def _retrain(request: RetrainRequest, teachers: dict[object, object], device: torch.device) -> RetrainResult:
     model = load_model(request.model)
     module = OnnxModule(model, device)
-    _check_masks(module, request.masks)
+    check_masks(module.graph, request.masks)
+    names = (*module.weights, *module.statistics)
     if request.budget.epochs == 0:
-        return RetrainResult(_masked(_originals(module), request.masks))
-    if not module.weights and any(node.op_type == "DequantizeLinear" for node in module.graph.nodes):
-        return RetrainResult(
-            _masked(_originals(module), request.masks),
-            notes=[
-                "every weight of the model is stored as integers behind DequantizeLinear, which training "
-                "leaves as they are; give the model before quantisation to retrain"
-            ],
-        )
+        return RetrainResult(masked(stored(module.graph, names), request.masks))
+    if not module.weights and is_quantized(module.graph):
+        return RetrainResult(masked(stored(module.graph, names), request.masks), notes=[INTEGER_WEIGHTS])
     trainer = make_trainer(request, model, module, teachers)
     trainer.run()
     return RetrainResult(
-        _masked(module.arrays(), request.masks), trainer.history, trainer.notes, trainer.faults
+        masked(module.arrays(), request.masks), trainer.history, trainer.notes, trainer.faults
     )
 
 
@@ -153,12 +159,12 @@ def make_trainer(
         module: made of it, and trained in place.
         teachers: as for `retrain`.
     """
-    options, device = _options(request), module.device
+    options, device = read_options(request, _CHOICES, "torch"), module.device
     heads, chunk, batch_size = _fitted(module, request, device)
     teacher = _teacher(request, teachers, options["precision"], device) if request.ancestor else None
     renormalization = _renormalize(module, request, options["renormalize"], batch_size, chunk)
     # A task may give smaller batches than it is asked for.
-    first = _first_batch(request.task, batch_size)
+    first = first_batch(request.task, batch_size)
     settings = resolve(
         request.budget,
         batch_size,
@@ -185,7 +191,7 @@ def make_trainer(
         request.seed,
         request.progress,
         _autocast(mixed, device),
-        Checkpoint(request.checkpoint, key_of(request) if request.checkpoint else "", _seconds(request)),
+        Checkpoint(request.checkpoint, _key(request), _seconds(request)),
         cuda_recorder(device) if _is_captured(model, batch_size, options["capture"], device) else None,
     )
     if options["capture"] == "on" and device.type != "cuda":
@@ -202,15 +208,8 @@ def make_trainer(
     return trainer
 
 
-def _options(request: RetrainRequest) -> dict[str, str]:
-    chosen = {name: request.options.get(name, values[0]) for name, values in _CHOICES.items()}
-    for name, value in chosen.items():
-        if value not in _CHOICES[name]:
-            raise AdapterError(
-                f"The torch adapter's option {name!r} is {value!r}; "
-                f"it must be one of {', '.join(_CHOICES[name])}."
-            )
-    return chosen
+def _key(request: RetrainRequest) -> str:
+    return key_of(request, torch.__version__, torch.get_num_threads()) if request.checkpoint else ""
 
 
 def _seconds(request: RetrainRequest) -> float:
@@ -238,40 +237,11 @@ def _device(option: str) -> torch.device:
     return torch.device(option)
 
 
-def _check_masks(module: OnnxModule, masks: Masks) -> None:
-    for name, mask in masks.items():
-        constant = module.graph.constants.get(name)
-        if constant is None or constant.shape != mask.shape:
-            shape = "no such tensor" if constant is None else f"shape {list(constant.shape)}"
-            raise AdapterError(
-                f"There is a mask of shape {list(mask.shape)} for {name!r}, "
-                f"but the model has {shape} under that name."
-            )
-
-
 @torch.no_grad()
 def _apply_masks(module: OnnxModule, masks: Masks) -> None:
     for name, mask in masks.items():
         if name in module.weights:
             module.weights[name][torch.from_numpy(~mask).to(module.device)] = 0.0
-
-
-def _originals(module: OnnxModule) -> dict[str, Array]:
-    return {name: np.array(module.graph.constants[name]) for name in (*module.weights, *module.statistics)}
-
-
-def _masked(arrays: dict[str, Array], masks: Masks) -> dict[str, Array]:
-    """Exact positive zeros where masked."""
-    for name, mask in masks.items():
-        if name in arrays:
-            arrays[name][~mask] = 0
-    return arrays
-
-
-def _first_batch(task: Task, size: int) -> Batch:
-    for batch in task.batches("train", size):
-        return batch
-    raise AdapterError(f"Task {task.name!r} has no training examples, so there is nothing to retrain on.")
 
 
 def _teacher(

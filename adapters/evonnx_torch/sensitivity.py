@@ -17,8 +17,9 @@ from evonnx.adapter import RetrainRequest
 from evonnx.errors import AdapterError
 from evonnx.network import Array
 from evonnx_torch.feeding import chunks
-from evonnx_torch.heads import Head, scales
+from evonnx_torch.heads import rows_of, scales
 from evonnx_torch.module import OnnxModule
+from evonnx_training.heads import Head
 
 BATCHES = 64
 """Most batches that are looked at: the standard error is then about a sixth of a sensitivity."""
@@ -35,7 +36,7 @@ def surprise(head: Head, tap: Tensor, scale: float, temperature: float, random: 
         random: on the CPU, whatever device the tensor is on.
     """
     if head.kind == "softmax":
-        rows = head.rows(tap) / temperature
+        rows = rows_of(head, tap) / temperature
         drawn = torch.multinomial(rows.detach().float().softmax(-1).cpu(), 1, generator=random)
         return F.cross_entropy(rows, drawn.reshape(-1).to(rows.device), reduction="sum")
     if head.kind == "sigmoid":

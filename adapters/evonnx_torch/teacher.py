@@ -22,11 +22,11 @@ from torch import Tensor
 
 from evonnx.network import Array
 from evonnx.task import Task
-from evonnx_torch.augmentation import Augmentation
 from evonnx_torch.feeding import Chunk, accepted_chunk, activation_bytes, chunks
-from evonnx_torch.heads import Head
 from evonnx_torch.module import OnnxModule
 from evonnx_torch.runtime import fits, to_device
+from evonnx_training.augmentation import Augmentation
+from evonnx_training.heads import Head
 
 CACHE_BYTES = 512 * 2**20
 """Most bytes of outputs that are kept."""

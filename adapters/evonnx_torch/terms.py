@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -11,25 +10,11 @@ from torch import Tensor
 
 from evonnx.errors import AdapterError
 from evonnx.task import Term
-from evonnx_torch.graph import Graph
-from evonnx_torch.heads import Head, find_head
+from evonnx_torch.heads import rows_of
+from evonnx_training.heads import Head
 
 Named = Mapping[str, tuple[Tensor, Tensor | None]]
 """Targets and element weights by output."""
-
-
-def term_head(graph: Graph, term: Term) -> Head:
-    """Where a term reads its output: values as they are, probabilities as logits."""
-    if term.kind in ("mse", "l1"):
-        return Head(term.output, term.output, "raw")
-    head = find_head(graph, term.output)
-    if term.kind == "cross_entropy":
-        return (
-            replace(head, kind="softmax")
-            if head.kind != "sigmoid"
-            else Head(head.output, head.output, "softmax")
-        )
-    return head if head.kind == "sigmoid" else Head(term.output, term.output, "sigmoid")
 
 
 def term_loss(term: Term, head: Head, tap: Tensor, values: Tensor, weights: Tensor | None) -> Tensor:
@@ -48,7 +33,7 @@ def term_loss(term: Term, head: Head, tap: Tensor, values: Tensor, weights: Tens
         AdapterError: output and targets do not have the same shape.
     """
     if term.kind == "cross_entropy":
-        rows, wanted = head.rows(tap), values.reshape(-1)
+        rows, wanted = rows_of(head, tap), values.reshape(-1)
         _check(term, tap, values, len(rows) == len(wanted) and not values.is_floating_point())
         errors = F.cross_entropy(rows, wanted, ignore_index=-1, reduction="none")
         labelled = (wanted >= 0).to(errors.dtype)
@@ -67,8 +52,8 @@ def taught_loss(
     (times its square, Hinton et al. 2015).
     """
     if term.kind == "cross_entropy":
-        mine = F.log_softmax(head.rows(tap) / temperature, -1)
-        theirs = F.log_softmax(head.rows(teacher) / temperature, -1)
+        mine = F.log_softmax(rows_of(head, tap) / temperature, -1)
+        theirs = F.log_softmax(rows_of(head, teacher) / temperature, -1)
         errors = F.kl_div(mine, theirs, reduction="none", log_target=True).sum(-1) * temperature**2
         return _mean(errors, None if weights is None else weights.reshape(-1))
     if term.kind == "bce":

@@ -16,32 +16,31 @@ from evonnx.errors import AdapterError
 from evonnx.faults import Fault
 from evonnx.masks import Mask
 from evonnx.task import Batch, Task
-from evonnx_torch.augmentation import read_augmentation
-from evonnx_torch.checkpoint import BEFORE, Checkpoint, Place, Within, before
+from evonnx_torch.checkpoint import Checkpoint
 from evonnx_torch.feeding import chunks
 from evonnx_torch.module import OnnxModule
 from evonnx_torch.objective import Objective
-from evonnx_torch.optim import Average, Optimizer, Schedule, restore, snapshot
+from evonnx_torch.optim import Average, Optimizer, restore, snapshot
 from evonnx_torch.renormalize import Renormalization
 from evonnx_torch.runtime import random_state, set_random_state
-from evonnx_torch.settings import Settings
 from evonnx_torch.stepping import CapturedStepper, Piece, Recorder, Stepper
-from evonnx_torch.watching import Diverged, Watch
-
-_RETRIES = 4
-_GENTLER = 0.3
-"""Factor on the learning rate after a rollback."""
-_MUCH_GENTLER = 0.1
-"""Factor for a second attempt where a whole retraining made the loss larger."""
-_LOSS_FLOOR = 0.5
-"""First losses below this count as this: near zero, a multiple means nothing."""
-_PROBE_BATCHES = 4
-"""Most batches on which the loss before and after is compared; a quarter of an epoch if that is less."""
-_STATISTICS_BATCHES = 50
-"""Batches from which norm statistics are re-estimated."""
-SMALLEST_NORM_BATCH = 32
-"""Statistics of fewer examples are so noisy that learning from a teacher makes a network worse, not
-better."""
+from evonnx_training.augmentation import read_augmentation
+from evonnx_training.checkpoint import BEFORE, Place, Within, before
+from evonnx_training.remedies import (
+    ATTEMPTS,
+    FROZEN_NORMS,
+    LOSS_FLOOR,
+    PROBE_BATCHES,
+    SMALLEST_NORM_BATCH,
+    STATISTICS_BATCHES,
+    check_start,
+    gentler,
+    is_no_worse,
+    no_help,
+)
+from evonnx_training.schedule import Schedule
+from evonnx_training.settings import Settings
+from evonnx_training.watching import Diverged, Watch
 
 
 class Trainer:
@@ -93,9 +92,7 @@ class Trainer:
         self._pass = min(chunk or self._first.size, self._first.size)
         module.norm.frozen = self._pass < SMALLEST_NORM_BATCH
         if module.norm.frozen and (module.statistics or renormalization):
-            self.notes.append(
-                "batches are too small for batch statistics; normalisation keeps its running ones"
-            )
+            self.notes.append(FROZEN_NORMS)
 
     def run(self) -> None:
         """Train; afterwards the module holds the result, folded, masked and no worse than it came.
@@ -104,30 +101,17 @@ class Trainer:
             AdapterError: the loss is not finite before the first step, or diverges at every rate tried.
         """
         before = self._probe()
-        if not math.isfinite(before):
-            raise AdapterError(
-                "The loss is not finite before the first training step: the model or the data holds NaN or "
-                "infinite values, or values far out of range. Check them with `evonnx evaluate`."
-            )
+        check_start(before)
         original = snapshot(self._state())
-        for attempt, factor in enumerate((1.0, _MUCH_GENTLER)):
+        for attempt, factor in enumerate(ATTEMPTS):
             if attempt < self.checkpoint.attempt():
                 continue  # a killed process was past it, and its notes say so
-            after = self._attempt(attempt, factor, max(before, _LOSS_FLOOR))
-            # A little worse is noise of the few batches that are looked at.
-            if after <= before * 1.05 + 1e-4:
+            after = self._attempt(attempt, factor, max(before, LOSS_FLOOR))
+            if is_no_worse(before, after):
                 break
             restore(self._state(), original)
             rate = self.settings.learning_rate * factor
-            self.faults.append(
-                Fault(
-                    "retraining",
-                    "no help",
-                    f"Retraining at learning rate {rate:.2g} made the loss larger: {before:.4g} before, "
-                    f"{after:.4g} after.",
-                    "undone and retried at a lower rate" if factor == 1.0 else "undone; weights as inherited",
-                )
-            )
+            self.faults.append(no_help(attempt, rate, before, after))
         if self.renormalization is not None:
             self.renormalization.fold()
 
@@ -206,15 +190,8 @@ class Trainer:
                 loss = self._epoch(epoch, stepper, schedule, factor, reference, within, keep)
             except Diverged as reason:
                 retries += 1
-                if retries > _RETRIES:
-                    raise AdapterError(
-                        f"Retraining diverged {retries} times, the last time at learning rate "
-                        f"{settings.learning_rate * factor:.2g} ({reason}). Set a lower `learning_rate`, "
-                        "or use the adam optimizer."
-                    ) from None
-                factor *= _GENTLER
-                action = f"undone and retried at learning rate {settings.learning_rate * factor:.2g}"
-                self.faults.append(Fault("retraining", "divergence", f"In epoch {epoch} {reason}.", action))
+                factor, fault = gentler(retries, settings.learning_rate, factor, epoch, reason)
+                self.faults.append(fault)
                 restore(self._undoable(average), good)
                 optimizer.restart()
                 within = Within()
@@ -276,7 +253,7 @@ class Trainer:
         # Reading the loss waits for the GPU; on the CPU it costs nothing.
         every = 1 if self.module.device.type == "cpu" else 16
         news = max(1, self._steps // 50)
-        watch = Watch(reference, begun)
+        watch, pending = Watch(reference, begun), list[Tensor]()
         for step, batch in enumerate(self.task.batches("train", self.settings.batch_size, rng)):
             if step < begun.steps:
                 self._augmentation(batch, rng)  # draws what it drew then
@@ -284,14 +261,14 @@ class Trainer:
                     self.progress(Progress(epoch, self.settings.epochs, step + 1, self._steps, begun.last))
                 continue
             rate = schedule.rate((epoch - 1) * self._steps + step) * factor
-            watch.pending.append(self.step(batch, rng, stepper, rate))
-            if len(watch.pending) >= every:
-                watch.look()
+            pending.append(self.step(batch, rng, stepper, rate))
+            if len(pending) >= every:
+                watch.look(_read(pending))
                 if step % news < every:
                     self.progress(Progress(epoch, self.settings.epochs, step + 1, self._steps, watch.last))
                 if self.checkpoint.is_due():
                     save(watch.within)
-        watch.look()
+        watch.look(_read(pending))
         if not all(bool(torch.isfinite(p).all()) for p in stepper.optimizer.parameters):
             raise Diverged("weights are not finite")
         self.progress(Progress(epoch, self.settings.epochs, self._steps, self._steps, watch.mean))
@@ -394,7 +371,7 @@ class Trainer:
         self.module.eval()
         rng = np.random.default_rng([self.seed, 0])
         losses = []
-        for given in self._batches(max(1, min(_PROBE_BATCHES, self._steps // 4)), shuffled=False):
+        for given in self._batches(max(1, min(PROBE_BATCHES, self._steps // 4)), shuffled=False):
             batch, views = self._augmentation(given, rng)
             for part in chunks(self.module, batch, self.chunk, given, views):
                 losses.append(float(self.objective(part)))
@@ -408,10 +385,17 @@ class Trainer:
             return
         self.module.train()
         norm.cumulative = 0
-        for batch in self._batches(_STATISTICS_BATCHES, shuffled=True):
+        for batch in self._batches(STATISTICS_BATCHES, shuffled=True):
             for part in chunks(self.module, batch, self.chunk):
                 if 2 * part.size >= self._pass:
                     # In float32, which is what ships.
                     self.module(part.inputs, self.objective.taps)
                     norm.cumulative += 1
         norm.cumulative = None
+
+
+def _read(pending: list[Tensor]) -> list[float]:
+    """Losses that were not waited for, which then are no longer pending."""
+    values: list[float] = torch.stack(pending).tolist() if pending else []
+    pending.clear()
+    return values

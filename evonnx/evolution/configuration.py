@@ -19,6 +19,10 @@ from evonnx.task import Task
 PACKAGES = ("evonnx", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "torch")
 
 
+_OF_ADAPTERS = {"jax": ("jax", "jaxlib", "optax")}
+"""What decides the result only where this adapter retrains: installing it ends no run of another."""
+
+
 def configuration_of(
     model: Path, task: Task, options: EvolveOptions, encoding: Encoding, budget: TrainingBudget
 ) -> dict[str, Any]:
@@ -30,7 +34,7 @@ def configuration_of(
         "options": options.to_json(),
         "encoding": {**vars(encoding), "strength": encoding.strength.name},
         "training": budget.__dict__,
-        "versions": _versions(),
+        "versions": _versions(options.retraining.adapter),
         "machine": arithmetic_of(),
     }
 
@@ -78,9 +82,9 @@ def _differences(recorded: Any, now: Any, path: str = "") -> list[str]:
     return [] if recorded == now else [f"{path} was {recorded!r} and is {now!r}"]
 
 
-def _versions() -> dict[str, str]:
+def _versions(adapter: str) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *_OF_ADAPTERS.get(adapter, ())):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

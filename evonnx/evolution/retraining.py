@@ -123,7 +123,7 @@ class Trainer:
         if not isinstance(adapter, MeasuresSensitivities):
             raise AdapterError(
                 f"Adapter {self.adapter.name!r} measures no gradients, which the encoding needs. Choose an "
-                "encoding that reads weights, such as adaptive, or the torch adapter."
+                "encoding that reads weights, such as adaptive, or the torch or jax adapter."
             )
         masks = live_masks(network)
         request = RetrainRequest(

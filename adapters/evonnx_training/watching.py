@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
-import torch
-from torch import Tensor
-
-from evonnx_torch.checkpoint import Within
+from evonnx_training.checkpoint import Within
 
 _RUINED = 4.0
 """A loss this many times the first one, for `_PATIENCE` steps in a row, will not come back by itself."""
@@ -19,11 +17,10 @@ class Diverged(Exception):
 
 
 class Watch:
-    """Losses of one epoch, read in groups: raises `Diverged` on what will not come back."""
+    """Losses of one epoch: raises `Diverged` on what will not come back."""
 
     def __init__(self, reference: float, begun: Within) -> None:
         self.limit = _RUINED * reference
-        self.pending: list[Tensor] = []
         self.total, self.count, self.bad, self.last = begun.total, begun.steps, begun.bad, begun.last
 
     @property
@@ -33,16 +30,15 @@ class Watch:
 
     @property
     def within(self) -> Within:
-        """How far the epoch is, nothing pending."""
+        """How far the epoch is."""
         return Within(self.count, self.total, self.last, self.bad)
 
-    def look(self) -> None:
-        """Read what is pending."""
-        for value in torch.stack(self.pending).tolist() if self.pending else []:
+    def look(self, losses: Iterable[float]) -> None:
+        """Take in the losses of some steps, in order."""
+        for value in losses:
             if not math.isfinite(value):
                 raise Diverged("the loss is not finite")
             self.bad = self.bad + 1 if value > self.limit else 0
             if self.bad >= _PATIENCE:
                 raise Diverged(f"the loss stays above {self.limit:.3g}")
             self.total, self.count, self.last = self.total + value, self.count + 1, value
-        self.pending.clear()

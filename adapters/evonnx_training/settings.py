@@ -1,4 +1,4 @@
-"""The adapter's own choices where the budget leaves them open."""
+"""An adapter's own choices where the budget leaves them open."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from evonnx.adapter import TrainingBudget
 from evonnx.errors import AdapterError
-from evonnx_torch.augmentation import read_augmentation
-from evonnx_torch.optim import OPTIMIZERS, SCHEDULES
+from evonnx_training.augmentation import read_augmentation
+from evonnx_training.schedule import OPTIMIZERS, SCHEDULES
 
 _ACTIVATION_BYTES = 2**30
 """Activations of one batch are kept below this; retraining needs about twice as much."""
@@ -91,7 +91,7 @@ def resolve(
         ("schedule", schedule, SCHEDULES),
     ):
         if name not in names:
-            raise AdapterError(f"Unknown {what} {name!r}; the torch adapter has: {', '.join(names)}.")
+            raise AdapterError(f"Unknown {what} {name!r}; there are: {', '.join(names)}.")
     read_augmentation(augment)  # refuses what it does not know
     peak = _PEAKS[optimizer, values_only]
     # Steps are noisier with small batches; the square root keeps their variance about equal.

@@ -80,12 +80,13 @@ def is_float_array(array: Array) -> bool:
     return array.dtype.name in ("float16", "bfloat16", "float32", "float64")
 
 
-def read_graph(model: ir.Model, supported: frozenset[str]) -> Graph:
+def read_graph(model: ir.Model, supported: frozenset[str], adapter: str) -> Graph:
     """Plain data from a model; local functions are inlined in a copy.
 
     Args:
         model: the model; not changed.
         supported: operators that can be run.
+        adapter: who runs them, for the message.
 
     Raises:
         AdapterError: an operator is unknown; names operator and node.
@@ -94,10 +95,10 @@ def read_graph(model: ir.Model, supported: frozenset[str]) -> Graph:
         model = model.clone()
         InlinePass()(model)
     opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
-    return _read(model.graph, opset, supported)
+    return _read(model.graph, opset, supported, adapter)
 
 
-def _read(graph: ir.Graph, opset: int, supported: frozenset[str]) -> Graph:
+def _read(graph: ir.Graph, opset: int, supported: frozenset[str], adapter: str) -> Graph:
     constants: dict[str, Array] = {}
     for name, value in graph.initializers.items():
         if value.const_value is not None and value.const_value.dtype != ir.DataType.STRING:
@@ -112,11 +113,11 @@ def _read(graph: ir.Graph, opset: int, supported: frozenset[str]) -> Graph:
         if node.domain not in ("", "ai.onnx") or node.op_type not in supported:
             domain = f"{node.domain}." if node.domain else ""
             raise AdapterError(
-                f"The torch adapter cannot run operator {domain}{node.op_type} (node {labels[node]!r}). "
+                f"The {adapter} adapter cannot run operator {domain}{node.op_type} (node {labels[node]!r}). "
                 "Retrain with `--adapter command` and your own training program, or export the model "
                 "without it."
             )
-        nodes.append(_node(node, labels[node], opset, supported))
+        nodes.append(_node(node, labels[node], opset, supported, adapter))
     outputs = tuple(value.name or "" for value in graph.outputs)
     used = {*outputs, *(name for node in nodes for name in node.reads())}
     # Optional outputs that nobody reads are as good as absent.
@@ -136,12 +137,12 @@ def _read(graph: ir.Graph, opset: int, supported: frozenset[str]) -> Graph:
     )
 
 
-def _node(node: ir.Node, label: str, opset: int, supported: frozenset[str]) -> Node:
+def _node(node: ir.Node, label: str, opset: int, supported: frozenset[str], adapter: str) -> Node:
     attributes: dict[str, Any] = {}
     branches: dict[str, Graph] = {}
     for name, attribute in node.attributes.items():
         if attribute.type == ir.AttributeType.GRAPH:
-            branches[name] = _read(attribute.as_graph(), opset, supported)
+            branches[name] = _read(attribute.as_graph(), opset, supported, adapter)
         elif attribute.type == ir.AttributeType.TENSOR:
             attributes[name] = attribute.as_tensor().numpy()
         else:

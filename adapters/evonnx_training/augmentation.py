@@ -131,7 +131,7 @@ def read_augmentation(name: str) -> Augmentation:
     most = int(found[3]) if found and found[3] else None
     if found is None or reach > _LARGEST_REACH or most == 0:
         raise AdapterError(
-            f"Unknown augmentation {name!r}; the torch adapter has: none, shift, flip-shift, and these two "
+            f"Unknown augmentation {name!r}; there are: none, shift, flip-shift, and these two "
             f"with the most pixels to move by, at most {_LARGEST_REACH}, such as flip-shift:4, and the "
             "number of views to use of each image, such as flip-shift:4/16."
         )

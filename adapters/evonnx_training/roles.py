@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evonnx.network import Array
-from evonnx_torch.graph import Graph, Node, is_float, is_float_array
+from evonnx_training.graph import Graph, Node, is_float, is_float_array
 
 _PORTS: Mapping[str, tuple[int, ...]] = {
     "Conv": (1, 2),
@@ -57,6 +57,18 @@ _PRODUCTS = frozenset({"MatMul", "Einsum"})
 _SHAPES = frozenset({"Shape", "Size"})
 _STATISTICS = (3, 4)
 """Inputs of BatchNormalization that training re-estimates."""
+
+
+_DEEP = 8
+"""Convolutions from which on a network without normalisation is taken for a folded one."""
+NORMS = (
+    "BatchNormalization",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "GroupNormalization",
+    "RMSNormalization",
+    "LRN",
+)
 
 
 @dataclass(frozen=True)
@@ -177,3 +189,9 @@ def _is_learned(array: Array) -> bool:
     values = array.astype(np.float32)
     whole = bool(np.all(values == np.rint(values)))
     return _per_channel(array) and not (whole and bool(np.any(values != values.flat[0])))
+
+
+def is_bare_and_deep(graph: Graph) -> bool:
+    """Whether a network has many convolutions and no normalisation: most likely one whose was folded away."""
+    convolutions = sum(node.op_type == "Conv" for node in graph.nodes)
+    return convolutions >= _DEEP and not any(node.op_type in NORMS for node in graph.nodes)
