@@ -19,7 +19,7 @@ from evonnx.dependency.coupling import NOT_ZEROED, Coupling
 from evonnx.errors import ModelError
 from evonnx.module_plan.layout import lay_out, lineage_of
 from evonnx.module_plan.plan import ClassIds, Count, Flags, InputPlan, ModulePlan, TensorPlan
-from evonnx.module_plan.sketch import sketch
+from evonnx.module_plan.sketch import is_floating, sketch
 from evonnx.network import Network, Weight, network_of
 from evonnx.onnx_io import constant_tensor, initializer_arrays
 
@@ -43,7 +43,7 @@ def make_plan(ancestor: Network, offspring: Network) -> ModulePlan:
         offspring = network_of(removal.model, offspring.source, offspring.input_shapes)
     coupling = analyse(ancestor)
     tensors = {one.name: one for one in _tensors(ancestor, coupling)}
-    _require_descent(ancestor, offspring, tensors)
+    _require_descent(ancestor, offspring)
     flags, kept_whole = _flags(coupling, tensors, ancestor, offspring)
     plan = ModulePlan(
         ancestor=ancestor.source,
@@ -67,7 +67,7 @@ def _tensors(network: Network, coupling: Coupling) -> Iterator[TensorPlan]:
                 f"{network.source} is quantised ({name!r}): its module is not. Make a plan from the model in "
                 "floating point."
             )
-        if not np.issubdtype(array.dtype, np.floating) or not array.ndim:
+        if not is_floating(array.dtype) or not array.ndim:
             continue
         yield TensorPlan(
             name=name,
@@ -114,9 +114,15 @@ def _bias(weight: Weight) -> str | None:
     return None if value is None or constant_tensor(value) is None else value.name
 
 
-def _require_descent(ancestor: Network, offspring: Network, tensors: dict[str, TensorPlan]) -> None:
+def _require_descent(ancestor: Network, offspring: Network) -> None:
+    if read_lineage(ancestor.model):
+        raise ModelError(
+            f"{ancestor.source} has been cut itself, so no module has its shapes. Give the model that was "
+            "exported from the module; offspring of offspring know it too."
+        )
     lineage = read_lineage(offspring.model)
-    lost = [name for name, _ in lineage if name not in tensors]
+    known = initializer_arrays(ancestor.model)
+    lost = [name for name, _ in lineage if name not in known]
     strange = [name for name in offspring.weights if name not in ancestor.weights]
     for name in (*lost, *strange):
         raise ModelError(
@@ -197,10 +203,15 @@ def _not_followed(
     for name in ancestor.weights:
         ids = coupling.weights[name]
         everything = np.concatenate([ids.output, ids.input.reshape(-1)])
-        if not tensors[name].axes and not flags[everything].all():
+        tensor = tensors.get(name)
+        if (tensor is None or not tensor.axes) and not flags[everything].all():
             yield f"{name}: it is reshaped before it is used", everything
-        elif not _fits_groups(tensors[name], flags):
+        elif tensor is not None and not _fits_groups(tensor, flags):
             yield f"{name}: its groups would become unequal", everything
+    integers = {name for name in initializer_arrays(ancestor.model) if name not in tensors}
+    for (name, _), classes in coupling.axes.items():
+        if name in integers and not flags[classes].all():
+            yield f"{name}: a constant of whole numbers, which no parameter is", classes
     for relabel in coupling.relabels:
         source = coupling.axes[str(relabel.source.name), relabel.source_axis]
         value = coupling.axes[str(relabel.node.outputs[relabel.output].name), relabel.axis]
@@ -212,16 +223,17 @@ def _not_followed(
     for change in coupling.corrections:
         if not flags[change.classes].all():
             yield f"{change.node_label}: a mean over channels would be over fewer", change.classes
-    picked = [(one.node_label, one.classes) for one in (*coupling.selections, *coupling.indices)]
+    picked = [(one.node_label, one.classes) for one in coupling.selections]
+    picked += [(one.node_label, one.classes) for one in coupling.indices]
     for label, classes in picked:
         if not flags[classes].all():
             yield f"{label}: channels are picked by number", classes
     for part in coupling.parts:
-        most = max(int(np.count_nonzero(flags[ids])) for ids in part.classes)
-        for ids in part.classes:
-            missing = most - int(np.count_nonzero(flags[ids]))
+        most = max(int(np.count_nonzero(flags[members])) for members in part.classes)
+        for members in part.classes:
+            missing = most - int(np.count_nonzero(flags[members]))
             if missing:
-                yield f"{part.node_label}: parts stay equal", ids[~flags[ids]][:missing]
+                yield f"{part.node_label}: parts stay equal", members[~flags[members]][:missing]
     for equal in coupling.equal_counts:
         rows = flags[equal.classes][equal.kept_rows(flags)]
         if len(set(np.count_nonzero(rows, axis=-1).tolist())) > 1:

@@ -7,6 +7,9 @@ Exact digests would not do: exporters fold normalisations with another order of 
 
 from __future__ import annotations
 
+from typing import Any
+
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +32,11 @@ def sketch(array: NDArray[np.generic]) -> Sketch:
     found[1:5] = [flat @ np.cos(places * wave) for wave in _WAVES]
     found[5 : 5 + min(4, flat.size)] = flat[:4]
     return found
+
+
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Whether a dtype is of floating point, as numpy and ml_dtypes know it."""
+    return np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16
 
 
 def starts_like(one: Sketch, array: NDArray[np.generic]) -> bool:

@@ -24,7 +24,7 @@ from safetensors.numpy import save
 from evonnx.durable import write_whole
 from evonnx.errors import PlanError
 from evonnx.module_plan.plan import Count, Flags, InputPlan, ModulePlan, TensorPlan
-from evonnx.module_plan.sketch import SIZE
+from evonnx.module_plan.sketch import SIZE, is_floating
 from evonnx.network import Relayout
 from evonnx.untrusted import fault_of_file
 
@@ -101,6 +101,8 @@ def _document(plan: ModulePlan) -> dict[str, Any]:
                 "shape": tensor.shape,
                 "dtype": tensor.dtype,
                 "axes": sorted(tensor.axes),
+                "cut": sorted(tensor.kept(plan.flags)),
+                "masked": tensor.mask is not None,
                 "bias": tensor.bias,
                 "zeroed": tensor.zeroed,
                 "relayouts": [vars(step) for step in tensor.relayouts],
@@ -119,7 +121,8 @@ def _plan(document: Mapping[str, Any], arrays: Arrays) -> ModulePlan:
         tensor = _tensor(entry, arrays, flags.size)
         tensors[tensor.name] = tensor
         for axis, ids in tensor.axes.items():
-            kept = arrays.get(f"kept/{tensor.name}:{axis}", np.arange(ids.size))
+            key = f"kept/{tensor.name}:{axis}"
+            kept = arrays[key] if axis in entry["cut"] else np.arange(ids.size)
             _require(_indices(kept, ids.size), f"kept indices of {tensor.name!r} are none")
             flags[ids.reshape(-1)[kept]] = True
     counts = []
@@ -144,7 +147,7 @@ def _plan(document: Mapping[str, Any], arrays: Arrays) -> ModulePlan:
 def _tensor(entry: Mapping[str, Any], arrays: Arrays, n_classes: int) -> TensorPlan:
     name, shape = str(entry["name"]), tuple(map(int, entry["shape"]))
     _require(len(shape) < 64 and min(shape, default=0) >= 0, f"{name!r} has no shape")
-    _require(np.issubdtype(np.dtype(entry["dtype"]), np.floating), f"{name!r} is not of floating point")
+    _require(is_floating(np.dtype(entry["dtype"])), f"{name!r} is not of floating point")
     axes = {int(axis): arrays[f"class/{name}:{axis}"] for axis in entry["axes"]}
     for axis, ids in axes.items():
         _require(0 <= axis < len(shape), f"{name!r} has no axis {axis}")
@@ -153,9 +156,9 @@ def _tensor(entry: Mapping[str, Any], arrays: Arrays, n_classes: int) -> TensorP
         _require(
             (ids.ndim == 1 or within) and ids.shape[-1] == shape[axis], f"classes of {name!r} do not fit"
         )
-    mask, sketched = arrays.get(f"mask/{name}"), arrays[f"sketch/{name}"]
+    mask, sketched = arrays[f"mask/{name}"] if entry["masked"] else None, arrays[f"sketch/{name}"]
     _require(
-        mask is None or (mask.dtype == np.bool_ and mask.shape == shape), f"the mask of {name!r} does not fit"
+        mask is None or (mask.dtype == np.bool_ and mask.shape == shape), f"its mask does not fit {name!r}"
     )
     _require(sketched.dtype == np.float64 and sketched.shape == (SIZE,), f"{name!r} has no sketch")
     return TensorPlan(

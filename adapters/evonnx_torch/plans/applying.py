@@ -157,7 +157,7 @@ class _Case:
             wider[count.classes] = True
         wider, more = widened(self.module, self.parts, wider)
         whole = [
-            f"{one.node}: the module's code has a size written down"
+            f"{one.node}: the module's code does not take over its new size"
             for one in self.plan.counts
             if not flags[one.classes].all()
         ]

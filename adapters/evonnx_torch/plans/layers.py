@@ -149,4 +149,4 @@ def pairs_of(module: nn.Module) -> Iterator[tuple[str, list[tuple[str, Pair]]]]:
 
 def to_array(tensor: Tensor, dtype: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     """A tensor as the ancestor stores it."""
-    return tensor.detach().cpu().numpy().astype(dtype, copy=False)
+    return tensor.detach().cpu().double().numpy().astype(dtype)  # numpy alone knows no bfloat16

@@ -152,7 +152,7 @@ def _unmatched(missing: list[str], parameters: dict[str, Tensor], plan: ModulePl
     return (
         f"No parameter of the module has the numbers of {shown}: {why}. Load the weights that were exported. "
         "If the exporter computed with weights, export again with dynamo=False, do_constant_folding=False "
-        "and training=torch.onnx.TrainingMode.TRAINING, and evolve that."
+        "and training=torch.onnx.TrainingMode.PRESERVE, and evolve that."
     )
 
 

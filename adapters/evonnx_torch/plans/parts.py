@@ -129,7 +129,9 @@ def masked(tensor: TensorPlan, own: Tensor, laid_out: LaidOut | None) -> Tensor:
     value = own
     if laid_out is not None:
         numbers, there = laid_out[tensor.name]
-        value = torch.where(torch.from_numpy(there), torch.from_numpy(numbers).to(own.dtype), own)
+        value = torch.where(
+            torch.from_numpy(there), torch.from_numpy(numbers.astype(np.float64)).to(own.dtype), own
+        )
     if tensor.mask is not None:
         value = torch.where(torch.from_numpy(tensor.mask), value, torch.zeros_like(value))
     return value
