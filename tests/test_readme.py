@@ -67,18 +67,15 @@ def test_every_command_runs(folder):
         )
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         assert done.stdout.strip(), line
+    (example,) = (block for block in blocks("python") if "apply_plan" in block)  # reads what they wrote
+    shown = python(example, folder)
+    assert shown.startswith("shrink: ")
+    assert "equal to runs/mine/best.onnx in onnxruntime" in shown
 
 
 def test_the_python_example_runs(folder):
     (example,) = (block for block in blocks("python") if "evolve" in block)
     assert float(python(example, folder).split()[0]) > 1
-
-
-def test_the_plan_example_runs_after_the_commands(folder):
-    (example,) = (block for block in blocks("python") if "apply_plan" in block)
-    shown = python(example, folder)
-    assert shown.startswith("shrink: ")
-    assert "equal to runs/mine/best.onnx in onnxruntime" in shown
 
 
 def test_the_task_file_is_one(folder):

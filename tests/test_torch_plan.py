@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch_modules import MODULES, TinyMobileNet, TinyResNet, TinyViT, TinyYolo
 from evonnx.errors import EvonnxError, ModelError, PlanError
 from evonnx.module_plan import load_plan, save_plan
 from evonnx_torch import apply_plan
+from evonnx_torch.plans.layers import Pair
 
 FAMILIES = sorted(MODULES)
 
@@ -237,6 +239,39 @@ def test_code_that_cannot_follow_is_refused_and_left_alone(cases):
     np.testing.assert_array_equal(outputs_of_module(module, image)[0], expected[0])
     apply_plan(module, case.plan, how="mask", weights=case.compact)
     assert_equal(module, case.compact)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(6, 8, 3),
+        nn.Conv2d(6, 8, 3, groups=2, bias=False),
+        nn.ConvTranspose2d(6, 8, 2),
+        nn.ConvTranspose2d(6, 8, 2, groups=2),
+        nn.Linear(6, 8),
+    ],
+)
+def test_folding_and_back(layer, affine):
+    """Folded, a layer computes the pair's function; unfolded from other numbers, the pair computes theirs."""
+    norm = (nn.BatchNorm1d if isinstance(layer, nn.Linear) else nn.BatchNorm2d)(8, affine=affine).eval()
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    image = torch.randn(2, 6) if isinstance(layer, nn.Linear) else torch.randn(2, 6, 5, 5)
+    if affine:
+        nn.init.uniform_(norm.weight)
+        nn.init.normal_(norm.bias)
+        norm.weight.data[3] = 0
+    pair, folded = Pair(layer, norm), copy.deepcopy(layer)
+    for factor in (1.0, 0.5):
+        weight, bias = (one * factor for one in pair.folded())
+        if affine:
+            weight = weight + 0.1
+        folded.weight, folded.bias = nn.Parameter(weight), nn.Parameter(bias)
+        for owner, name, value in list(pair.unfolded(weight, bias)):
+            getattr(owner, name).data.copy_(value)
+        with torch.no_grad():
+            torch.testing.assert_close(norm(layer(image)), folded(image), rtol=1e-4, atol=1e-4)
 
 
 # ------------------------------------------------------------------------------------------------ errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -112,13 +113,16 @@ def numbers_to_change(
     for count in counts:
         if count.old == count.new or flags[count.classes].all():
             continue
-        hit = torch.zeros(flags.size, dtype=torch.bool).numpy()
+        hit = np.zeros_like(flags)
         hit[count.classes] = True
-        places = {
-            name.rpartition(".")[0].rpartition(".")[0]
+        layers = {
+            name.rpartition(".")[0]
             for name, part in parts.items()
             if any(hit[ids].any() for ids in part.axes.values())
         }
+        # A parameter may be its module's own, beside the numbers, or that of a layer in it.
+        own = {name for name in layers if not type(owners[name]).__module__.startswith("torch.")}
+        places = own | {name.rpartition(".")[0] for name in layers}
         for place in sorted(places):
             for attribute, value in vars(owners[place]).items():
                 if type(value) is int and value == count.old:

@@ -86,9 +86,8 @@ class Pair:
 
     def scale(self) -> Tensor:
         """s = gamma / sqrt(variance + eps), shape (O,)."""
-        deviation: Tensor = (self.norm.running_var + self.norm.eps).sqrt()
-        gamma: Tensor | None = self.norm.weight
-        return 1 / deviation if gamma is None else gamma.detach() / deviation
+        gamma = _numbers(self.norm.weight)
+        return 1 / self._deviation() if gamma is None else gamma / self._deviation()
 
     def spread(self, vector: Tensor) -> Tensor:
         """A vector over output channels, shaped to be multiplied with the layer's weight."""
@@ -102,11 +101,10 @@ class Pair:
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight and bias as an exporter writes them: W s, (b - mean) s + shift."""
-        weight: Tensor = self.layer.weight
-        shift: Tensor | None = self.norm.bias
-        scale = self.scale()
-        bias = (self._bias() - self.norm.running_mean) * scale
-        return weight.detach() * self.spread(scale), bias if shift is None else bias + shift.detach()
+        weight, shift, scale = _numbers(self.layer.weight), _numbers(self.norm.bias), self.scale()
+        assert weight is not None
+        bias = self._offset() * scale
+        return weight * self.spread(scale), bias if shift is None else bias + shift
 
     def unfolded(self, weight: Tensor, bias: Tensor) -> Iterator[tuple[nn.Module, str, Tensor]]:
         """(module, parameter, value) such that the pair computes a folded layer's function.
@@ -114,21 +112,37 @@ class Pair:
         Scale, variance and mean stay as they are, so that the pair can be trained on; where the scale is
         zero, it becomes one.
         """
-        scale, gamma = self.scale(), self.norm.weight
+        scale, gamma = self.scale(), _numbers(self.norm.weight)
         dead = scale == 0
         scale = torch.where(dead, torch.ones_like(scale), scale)
         yield self.layer, "weight", weight / self.spread(scale)
         if gamma is not None and dead.any():
-            deviation = (self.norm.running_var + self.norm.eps).sqrt()
-            yield self.norm, "weight", torch.where(dead, deviation, gamma.detach())
+            yield self.norm, "weight", torch.where(dead, self._deviation(), gamma)
         if self.norm.bias is not None:
-            yield self.norm, "bias", bias - (self._bias() - self.norm.running_mean) * scale
+            yield self.norm, "bias", bias - self._offset() * scale
         else:
-            yield self.norm, "running_mean", self._bias() - bias / scale
+            yield self.norm, "running_mean", self._offset() + _mean(self.norm) - bias / scale
 
-    def _bias(self) -> Tensor:
-        bias: Tensor | None = self.layer.bias
-        return torch.zeros_like(self.norm.running_mean) if bias is None else bias.detach()
+    def _deviation(self) -> Tensor:
+        variance = _numbers(self.norm.running_var)
+        assert variance is not None
+        return (variance + self.norm.eps).sqrt()
+
+    def _offset(self) -> Tensor:
+        """b - mean, shape (O,)."""
+        bias = _numbers(self.layer.bias)
+        return -_mean(self.norm) if bias is None else bias - _mean(self.norm)
+
+
+def _numbers(given: Tensor | None) -> Tensor | None:
+    """Where numpy and torch can both reach them."""
+    return None if given is None else given.detach().cpu()
+
+
+def _mean(norm: Any) -> Tensor:
+    mean: Tensor | None = _numbers(norm.running_mean)
+    assert mean is not None
+    return mean
 
 
 def pairs_of(module: nn.Module) -> Iterator[tuple[str, list[tuple[str, Pair]]]]:

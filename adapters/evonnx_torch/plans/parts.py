@@ -138,7 +138,7 @@ def masked(tensor: TensorPlan, own: Tensor, laid_out: LaidOut | None) -> Tensor:
 
 
 def _folded_parts(folded: Folded, plan: ModulePlan, laid_out: LaidOut | None) -> Iterator[tuple[str, Part]]:
-    weight, bias = (one.cpu() for one in folded.pair.folded())
+    weight, bias = folded.pair.folded()
     tensor = plan.tensors[folded.weight]
     names = {id(folded.pair.layer): folded.layer, id(folded.pair.norm): folded.norm}
     outputs = output_classes(folded.pair.layer, tensor, transposed=False)
