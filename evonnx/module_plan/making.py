@@ -139,7 +139,7 @@ def _flags(
 ) -> tuple[Flags, list[str]]:
     """Classes that stay, and what stays of them although the offspring is without it."""
     lineage, present = read_lineage(offspring.model), set(initializer_arrays(offspring.model))
-    flags = np.zeros(coupling.n_classes, dtype=np.bool_)
+    flags = coupling.pinned()
     for name, tensor in tensors.items():
         if name in present:
             weight = ancestor.weights.get(name)

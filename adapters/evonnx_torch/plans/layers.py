@@ -126,7 +126,8 @@ class Pair:
     def _deviation(self) -> Tensor:
         variance = _numbers(self.norm.running_var)
         assert variance is not None
-        return (variance + self.norm.eps).sqrt()
+        deviation: Tensor = (variance + self.norm.eps).sqrt()
+        return deviation
 
     def _offset(self) -> Tensor:
         """b - mean, shape (O,)."""

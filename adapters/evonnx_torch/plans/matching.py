@@ -125,10 +125,16 @@ def _by_value(plan: ModulePlan, parameter: Tensor, found: Matches) -> Direct | N
 
 
 def _is(tensor: TensorPlan, parameter: Tensor) -> bool:
-    if tuple(parameter.shape) != tensor.shape:
+    """Whether numbers are the same; exporters give vectors axes of length one, to be broadcast."""
+    shape = tuple(parameter.shape)
+    if shape != tensor.shape and not (parameter.ndim == 1 and shape == _longer_than_one(tensor.shape)):
         return False
     array = to_array(parameter, tensor.dtype)
     return starts_like(tensor.sketch, array) and is_same(tensor.sketch, sketch(array))
+
+
+def _longer_than_one(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size > 1)
 
 
 def _unmatched(missing: list[str], parameters: dict[str, Tensor], plan: ModulePlan) -> str:

@@ -89,9 +89,14 @@ def parts_of(
     found: dict[str, Part] = {}
     for name, direct in matches.direct.items():
         tensor, own = plan.tensors[direct.tensor], parameters[name].detach().cpu()
-        value = masked(tensor, own.T if direct.transposed else own, laid_out)
-        axes = {1 - axis: ids for axis, ids in tensor.axes.items()} if direct.transposed else tensor.axes
-        found[name] = Part(value.T if direct.transposed else value, axes)
+        value = masked(tensor, own.T if direct.transposed else own.reshape(tensor.shape), laid_out)
+        if direct.transposed:
+            found[name] = Part(value.T, {1 - axis: ids for axis, ids in tensor.axes.items()})
+        elif own.shape == value.shape:
+            found[name] = Part(value, tensor.axes)
+        else:  # a vector that the ancestor broadcasts
+            along = [ids for ids in tensor.axes.values() if ids.size == own.numel()]
+            found[name] = Part(value.reshape(own.shape), dict(enumerate(along[:1])))
     for folded in matches.folded:
         found |= dict(_folded_parts(folded, plan, laid_out))
     outputs = _outputs(module, plan, matches, found)

@@ -43,6 +43,10 @@ class NotEqualError(PlanError):
     """A module does not do what it must."""
 
 
+class VoidError(PlanError):
+    """Outputs are equal, and would be whatever was wrong."""
+
+
 def random_inputs(plan: ModulePlan, seed: int) -> list[Inputs]:
     """Two sets of inputs like the ancestor's: normal ones of scales 1 and 3, integers 0 and 1."""
     rng = np.random.default_rng(seed)
@@ -126,7 +130,8 @@ def compare_outputs(
     """Worst difference of outputs, relative to each one's largest number.
 
     Raises:
-        NotEqualError: numbers or shapes of outputs differ, or the outputs themselves, or they say nothing.
+        NotEqualError: numbers or shapes of outputs differ, or the outputs themselves.
+        VoidError: the outputs do not react to inputs.
     """
     worst, reaction = 0.0, 0.0
     for ours, theirs in zip(trace.outputs, expected, strict=True):
@@ -141,8 +146,9 @@ def compare_outputs(
         if one.shape == other.shape:
             reaction = max(reaction, _relative(one, other))
     if len(expected) > 1 and reaction <= _POWER * worst:
-        raise NotEqualError(
-            "The outputs do not react to inputs, so equality shows nothing. Give examples with inputs=."
+        raise VoidError(
+            "The proof is void, and the module is left as it was: its outputs do not react to random inputs, "
+            "so equality shows nothing. Give it example arguments with inputs=."
         )
     return worst
 
