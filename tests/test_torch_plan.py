@@ -198,6 +198,18 @@ class Tied(nn.Module):
         return self.leave(torch.relu(self.two(torch.relu(self.one(x)))))
 
 
+class Groups(nn.Module):
+    """Exported with vectors of ones and zeros that the module does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 12, 3), nn.Conv2d(12, 4, 3)
+        self.norm = nn.GroupNorm(4, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.three(torch.relu(self.norm(self.two(torch.relu(self.one(x))))))
+
+
 class Instances(nn.Module):
     """A normalisation that is none of those whose widths are changed."""
 
@@ -212,11 +224,16 @@ class Instances(nn.Module):
 
 @pytest.mark.parametrize(
     ("build", "reason"),
-    [(TorchViT, "fixed pattern"), (Tied, ""), (Instances, "InstanceNorm2d keeps its widths")],
+    [
+        (TorchViT, "fixed pattern"),
+        (Tied, ""),
+        (Groups, "no parameter of the module"),
+        (Instances, "InstanceNorm2d keeps its widths"),
+    ],
 )
 def test_odd_modules(build, reason, cases):
     case = cases(build)
-    weights = trained(case)
+    weights = case.compact if build is Groups else trained(case)  # the exporter's ones cannot be trained
     module = case.module()
     done = apply_plan(module, case.plan, weights=weights)
     assert_equal(module, weights)

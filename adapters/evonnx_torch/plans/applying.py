@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -74,6 +74,7 @@ def apply_plan(
     if not isinstance(plan, ModulePlan):
         plan = load_plan(os.fspath(plan))
     matches = match(module, plan)
+    plan = _without(plan, matches.made_up)
     laid_out = None if weights is None else lay_out(plan, load_network(weights))
     parts, outputs = parts_of(module, plan, matches, laid_out)
     examples = random_inputs(plan, seed) if inputs is None else [tuple(inputs)]
@@ -194,6 +195,16 @@ class _Case:
         """Layers whose outputs are compared."""
         owners = dict(self.module.named_modules())
         return {name: owners[name] for name in self.outputs if output_axis(owners[name]) is not None}
+
+
+def _without(plan: ModulePlan, names: Sequence[str]) -> ModulePlan:
+    """A plan that keeps whole what the exporter's own vectors go along with."""
+    flags, reasons = plan.flags.copy(), []
+    for name in names:
+        for ids in plan.tensors[name].axes.values():
+            flags[ids] = True
+        reasons.append(f"{name}: no parameter of the module")
+    return replace(plan, flags=flags, kept_whole=(*plan.kept_whole, *reasons))
 
 
 def _stored(module: nn.Module) -> int:

@@ -49,6 +49,8 @@ class Matches:
     folded: list[Folded] = field(default_factory=list)
     claimed: set[str] = field(default_factory=set)
     """Tensors that some parameter is."""
+    made_up: list[str] = field(default_factory=list)
+    """Vectors of the exporter's own, such as the ones that a group normalisation is scaled by."""
 
 
 def parameters_of(module: nn.Module) -> dict[str, Tensor]:
@@ -77,7 +79,13 @@ def match(module: nn.Module, plan: ModulePlan) -> Matches:
             found.direct[name] = by_value
             found.claimed.add(by_value.tensor)
     missing = [name for name in plan.tensors if plan.affected(name) and name not in found.claimed]
-    if missing:
+    biases = {tensor.bias for tensor in plan.tensors.values()}
+    found.made_up = [
+        name
+        for name in missing
+        if name not in parameters and name not in biases and len(plan.tensors[name].shape) == 1
+    ]
+    if missing := [name for name in missing if name not in found.made_up]:
         raise PlanError(_unmatched(missing, parameters, plan))
     return found
 
