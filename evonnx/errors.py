@@ -58,5 +58,9 @@ class RunError(EvonnxError):
     """A run directory is unreadable, in use, or belongs to another configuration."""
 
 
+class PlanError(EvonnxError):
+    """A plan for a module cannot be read, or does not fit the module."""
+
+
 class PluginError(EvonnxError):
     """A plugin is unknown or cannot be loaded."""

@@ -26,7 +26,7 @@ from evonnx.cli import app
 from evonnx.cli._common import alignment, input_shapes, whole_numbers
 from evonnx.errors import EvonnxError, ModelError
 
-COMMANDS = ("inspect", "evolve", "synthesize", "compact", "evaluate", "bench", "report", "plugins")
+COMMANDS = ("inspect", "evolve", "synthesize", "compact", "evaluate", "bench", "report", "plan", "plugins")
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -18,6 +18,18 @@ import shutil, sys
 shutil.copyfile(sys.argv[1], sys.argv[3])
 """
 
+MODULE = """
+import onnx, torch
+from onnx import numpy_helper
+from torch import nn
+
+convolution = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
+net = nn.Sequential(convolution, nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 3))
+weights = [numpy_helper.to_array(one).copy() for one in onnx.load("model.onnx").graph.initializer]
+for parameter, weight in zip(net.parameters(), weights, strict=True):
+    parameter.data = torch.from_numpy(weight)
+"""
+
 
 def blocks(language: str) -> list[str]:
     return re.findall(
@@ -30,7 +42,17 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     write_case(folder)
     (folder / "my_train.py").write_text(TRAINER)
+    (folder / "my_model.py").write_text(MODULE)
     return folder
+
+
+def python(example: str, folder: Path) -> str:
+    """Standard output of a program."""
+    done = subprocess.run(
+        [sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_every_command_runs(folder):
@@ -45,15 +67,15 @@ def test_every_command_runs(folder):
         )
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         assert done.stdout.strip(), line
+    (example,) = (block for block in blocks("python") if "apply_plan" in block)  # reads what they wrote
+    shown = python(example, folder)
+    assert shown.startswith("shrink: ")
+    assert "equal to runs/mine/best.onnx in onnxruntime" in shown
 
 
 def test_the_python_example_runs(folder):
-    (example,) = blocks("python")
-    done = subprocess.run(
-        [sys.executable, "-c", example], cwd=folder, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout.split()[0]) > 1
+    (example,) = (block for block in blocks("python") if "evolve" in block)
+    assert float(python(example, folder).split()[0]) > 1
 
 
 def test_the_task_file_is_one(folder):

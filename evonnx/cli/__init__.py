@@ -12,6 +12,7 @@ from evonnx.cli.compact import compact
 from evonnx.cli.evaluate import evaluate
 from evonnx.cli.evolve import evolve
 from evonnx.cli.inspect import inspect
+from evonnx.cli.plan import plan
 from evonnx.cli.plugins import plugins
 from evonnx.cli.report import report
 from evonnx.cli.synthesize import synthesize
@@ -22,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for one in (inspect, evolve, synthesize, compact, evaluate, bench, report, plugins):
+for one in (inspect, evolve, synthesize, compact, evaluate, bench, report, plan, plugins):
     app.command()(one)
 
 

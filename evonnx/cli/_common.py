@@ -100,7 +100,7 @@ def _fault_of_models(given: Mapping[str, Any]) -> str | None:
     from evonnx.onnx_io import check_file
     from evonnx.sessions import make_session
 
-    for name in ("model", "masked", "models", "ancestor"):
+    for name in ("model", "masked", "models", "ancestor", "offspring"):
         for path in given.get(name) or () if name == "models" else (given.get(name),):
             if path is None or not os.path.isfile(path):  # noqa: PTH113 (a text, maybe of no path at all)
                 continue
