@@ -7,7 +7,9 @@ it has to see the numbers: those in a spool it maps from there, the others it co
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -81,11 +83,7 @@ def _placed(model: Detached, places: dict[str, tuple[int, int]]) -> onnx.ModelPr
 @functools.cache
 def _folder() -> Path:
     """A folder with a file of the name that messages give, as long as the process lives."""
-    folder = tempfile.TemporaryDirectory(prefix="evonnx-")
-    _KEPT.append(folder)
-    path = Path(folder.name)
-    (path / BESIDE).write_bytes(b"")
-    return path
-
-
-_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+    folder = Path(tempfile.mkdtemp(prefix="evonnx-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / BESIDE).write_bytes(b"")
+    return folder
