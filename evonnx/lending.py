@@ -7,18 +7,16 @@ it has to see the numbers: those in a spool it maps from there, the others it co
 
 from __future__ import annotations
 
-import atexit
-import functools
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from evonnx.onnx_io import BESIDE, Detached
+from evonnx.onnx_io import Detached
 
 _FOLDER = "session.model_external_initializers_file_folder_path"
+_EMPTY = Path(__file__).parent / "empty"
+"""Has an empty file of the name that messages give (`onnx_io.detached.BESIDE`)."""
 
 
 class Loan:
@@ -46,7 +44,7 @@ class Loan:
         else:
             # Integers may be indices, which are looked at when shapes are inferred.
             self._unread = [name for name, one in model.arrays.items() if one.dtype.kind == "f"]
-            options.add_session_config_entry(_FOLDER, str(_folder()))
+            options.add_session_config_entry(_FOLDER, str(_EMPTY))
             options.add_session_config_entry("session.disable_prepacking", "1")
             for name, value in self.weights.items():
                 options.add_initializer(name, value)
@@ -78,12 +76,3 @@ def _placed(model: Detached, places: dict[str, tuple[int, int]]) -> onnx.ModelPr
             for key, value in (("location", model.spool.path.name), ("offset", offset), ("length", length)):
                 tensor.external_data.add(key=key, value=str(value))
     return proto
-
-
-@functools.cache
-def _folder() -> Path:
-    """A folder with a file of the name that messages give, as long as the process lives."""
-    folder = Path(tempfile.mkdtemp(prefix="evonnx-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (folder / BESIDE).write_bytes(b"")
-    return folder

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from evonnx.onnx_io.detached import BESIDE
+
 ROOT = Path(__file__).resolve().parent.parent
 NOT_OURS = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__", "results")
 ALONE = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
@@ -41,6 +43,7 @@ def test_the_wheel_holds_the_packages_their_types_and_nothing_else(dist: Path) -
     packages = {name.split("/")[0] for name in names}
     ours = {path.parent.name for path in [*ROOT.glob("*/__init__.py"), *ROOT.glob("adapters/*/__init__.py")]}
     assert packages == ours | {next(name for name in packages if name.endswith(".dist-info"))}
+    assert f"evonnx/empty/{BESIDE}" in names  # onnxruntime asks for it
     for package in ours:
         assert f"{package}/py.typed" in names
     shipped = {name for name in names if name.startswith("evonnx/") and name.endswith(".py")}

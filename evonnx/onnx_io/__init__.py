@@ -1,6 +1,6 @@
 """Files in and out: an ONNX file becomes a checked model, a model a file renamed into place."""
 
-from evonnx.onnx_io.detached import BESIDE, Detached, detach
+from evonnx.onnx_io.detached import Detached, detach
 from evonnx.onnx_io.files import (
     LOOPS,
     constant_tensor,
@@ -25,7 +25,6 @@ from evonnx.onnx_io.tensors import drop_weights
 from evonnx.onnx_io.versions import newest_supported
 
 __all__ = [
-    "BESIDE",
     "LOOPS",
     "Detached",
     "MappedTensor",
