@@ -44,10 +44,10 @@ sample-resnet56: setup
 	$(SAMPLE) resnet56_cifar10 resnet56 synapses $(SHARP) --budget synapses=0.0995 --gens 5 --epochs 2 --recovery-epochs 40 --screen 4
 
 sample-resnet56-2.57x: setup
-	$(SAMPLE) resnet56_cifar10 resnet56 macs2.57x $(SHARP) --levels clusters --budget macs=0.3885 --gens 3 --epochs 1 --recovery-epochs 60 --screen 4
+	$(SAMPLE) resnet56_cifar10 resnet56 macs2.57x $(SHARP) --levels clusters --budget macs=0.3885 --gens 3 --epochs 1 --recovery-epochs 32 --learning-rate 0.05 --screen 4
 
 sample-resnet56-4x: setup
-	$(SAMPLE) resnet56_cifar10 resnet56 macs4x $(SHARP) --levels clusters --budget macs=0.2495 --gens 4 --epochs 1 --recovery-epochs 60 --screen 4
+	$(SAMPLE) resnet56_cifar10 resnet56 macs4x $(SHARP) --levels clusters --budget macs=0.2495 --gens 4 --epochs 1 --recovery-epochs 32 --learning-rate 0.05 --screen 4
 
 # The ancestor is trained on CPU cores, at a quarter of GoogLeNet's width.
 sample-detectnet: setup

@@ -1,8 +1,8 @@
 """What evolution is compared with at equal multiply-accumulates, data, epochs, teacher and recipe.
 
-    python samples/resnet56_cifar10/baselines.py torch-pruning --macs 0.3885 --epochs 63
-    python samples/resnet56_cifar10/baselines.py small --macs 0.3885 --epochs 63
-    python samples/resnet56_cifar10/baselines.py scratch --like RUN/best.onnx --epochs 63
+    python samples/resnet56_cifar10/baselines.py torch-pruning --macs 0.3885 --epochs 35 --learning-rate 0.05
+    python samples/resnet56_cifar10/baselines.py small --macs 0.3885 --epochs 35 --learning-rate 0.05
+    python samples/resnet56_cifar10/baselines.py scratch --like RUN/best.onnx --epochs 35 --learning-rate 0.05
 
 torch-pruning: channels removed in one shot from the ancestor by Torch-Pruning (`pip install torch-pruning`),
 ranked by its group norm over all layers; those of the residual stream stay, since it does not follow the
