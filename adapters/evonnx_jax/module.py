@@ -16,7 +16,7 @@ from evonnx.errors import AdapterError
 from evonnx.masks import Masks
 from evonnx.network import Array
 from evonnx_jax.ops import Context
-from evonnx_jax.program import SUPPORTED, needed, run
+from evonnx_jax.program import SUPPORTED, run
 from evonnx_training.graph import Graph, is_float, read_graph
 from evonnx_training.roles import find_roles
 
@@ -65,7 +65,7 @@ class OnnxFunction:
 
     def reached(self, taps: Sequence[str]) -> frozenset[str]:
         """Trained constants that some tensors depend on."""
-        read = {name for node in needed(self.graph, taps) for name in node.reads()}
+        read = {name for node in self.graph.leading_to(taps) for name in node.reads()}
         return frozenset(read.intersection(self.roles.trained))
 
     def inputs(self, batch: Arrays) -> dict[str, Array]:

@@ -6,7 +6,7 @@ static; an If with a known condition is replaced by its branch. Everything else 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -59,23 +59,12 @@ def run(
     return {name: jnp.asarray(scope[name]) for name in taps}
 
 
-def needed(graph: Graph, outputs: Iterable[str]) -> list[Node]:
-    """The nodes that some tensors depend on, in order."""
-    wanted = set(outputs)
-    kept = []
-    for node in reversed(graph.nodes):
-        if wanted.intersection(name for name in node.outputs if name):
-            kept.append(node)
-            wanted.update(node.reads())
-    return kept[::-1]
-
-
 def _walk(
     graph: Graph, leaves: Mapping[str, Any], scope: dict[str, Any], outputs: Sequence[str], context: Context
 ) -> None:
     for name, array in graph.constants.items():
         scope[name] = leaves[name] if name in leaves else as_known(array)
-    for node in needed(graph, outputs):
+    for node in graph.leading_to(outputs):
         if node.op_type == "If":
             _branch(node, scope, context)
             continue

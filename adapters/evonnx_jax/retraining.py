@@ -20,7 +20,7 @@ from evonnx_jax.sensitivity import measure
 from evonnx_jax.stepping import Stepper, Teacher
 from evonnx_jax.training import Trainer
 from evonnx_training.checkpoint import key_of
-from evonnx_training.heads import loss_heads
+from evonnx_training.heads import compares_values, loss_heads
 from evonnx_training.remedies import FROZEN_NORMS, SMALLEST_NORM_BATCH
 from evonnx_training.requests import (
     INTEGER_WEIGHTS,
@@ -103,7 +103,7 @@ def _trainer(request: RetrainRequest, function: OnnxFunction, teachers: Teachers
         batch_size,
         first.size,
         teacher=teacher is not None,
-        values_only=request.task.loss.kind != "cross_entropy" and all(head.kind == "raw" for head in heads),
+        values_only=compares_values(request.task.loss, heads),
         bare_and_deep=is_bare_and_deep(function.graph),
     )
     objective = Objective(

@@ -7,7 +7,7 @@ by its branch; everything else becomes one step. Slots are released after their 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -178,7 +178,7 @@ class _Compiler:
                 scope[name] = self.leaf(self.leaves[name])
             else:
                 scope[name] = Value(to_tensor(array), known=True, stored=array.dtype.name)
-        nodes = _ancestors(graph, outputs)
+        nodes = graph.leading_to(outputs)
         readers: dict[str, set[str]] = {}
         for node in nodes:
             for name in node.inputs:
@@ -290,17 +290,6 @@ def _follow_batch(values: tuple[Value | None, ...], declared: int, actual: int) 
         return replace(value, tensor=parts[0].repeat(actual, *(1,) * (rank - 1)))
 
     return tuple(followed(value) for value in values)
-
-
-def _ancestors(graph: Graph, outputs: Iterable[str]) -> list[Node]:
-    """The nodes that the outputs depend on, in order."""
-    wanted = set(outputs)
-    kept = []
-    for node in reversed(graph.nodes):
-        if wanted.intersection(name for name in node.outputs if name):
-            kept.append(node)
-            wanted.update(node.reads())
-    return kept[::-1]
 
 
 def _needed(steps: Sequence[_Step], outputs: set[int]) -> list[_Step]:

@@ -38,7 +38,7 @@ from evonnx_torch.teacher import Teacher
 from evonnx_torch.training import Trainer
 from evonnx_training.augmentation import read_augmentation
 from evonnx_training.checkpoint import SECONDS, key_of
-from evonnx_training.heads import Head, loss_heads
+from evonnx_training.heads import Head, compares_values, loss_heads
 from evonnx_training.remedies import SMALLEST_NORM_BATCH
 from evonnx_training.requests import (
     INTEGER_WEIGHTS,
@@ -170,7 +170,7 @@ def make_trainer(
         batch_size,
         first.size,
         teacher=teacher is not None,
-        values_only=request.task.loss.kind != "cross_entropy" and all(head.kind == "raw" for head in heads),
+        values_only=compares_values(request.task.loss, heads),
         bare_and_deep=renormalization is None and is_bare_and_deep(module.graph),
     )
     objective = Objective(module, request.task.loss, teacher, settings.distill, settings.temperature)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +68,16 @@ class Graph:
     def producers(self) -> dict[str, Node]:
         """The node behind each tensor name."""
         return {name: node for node in self.nodes for name in node.outputs if name}
+
+    def leading_to(self, outputs: Iterable[str]) -> list[Node]:
+        """The nodes that some tensors depend on, in order."""
+        wanted = set(outputs)
+        kept = []
+        for node in reversed(self.nodes):
+            if wanted.intersection(name for name in node.outputs if name):
+                kept.append(node)
+                wanted.update(node.reads())
+        return kept[::-1]
 
 
 def is_float(dtype: ir.DataType) -> bool:

@@ -104,3 +104,8 @@ def loss_heads(graph: Graph, loss: Loss) -> tuple[Head, ...]:
         # What does not end in Softmax are logits, classes on axis 1.
         return tuple(replace(head, kind="softmax") for head in heads)
     return heads
+
+
+def compares_values(loss: Loss, heads: tuple[Head, ...]) -> bool:
+    """Whether a loss compares values alone, and no class distributions."""
+    return loss.kind != "cross_entropy" and all(head.kind == "raw" for head in heads)
