@@ -108,7 +108,11 @@ class RetrainResult:
 
 @runtime_checkable
 class Adapter(Protocol):
-    """The plugin that retrains a model in some framework. Constructed without arguments."""
+    """The plugin that retrains a model in some framework. Constructed without arguments.
+
+    It may name in `packages` (a tuple of str, of the class) distributions whose versions decide what it
+    returns: they are recorded, and compared when a run is resumed.
+    """
 
     name: str
 

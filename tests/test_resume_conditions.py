@@ -51,6 +51,22 @@ def edit(folder: Path, *keys: str, value: Any) -> None:
     (folder / "run.json").write_text(json.dumps(record))
 
 
+class Packaged(ToyAdapter):
+    """An adapter whose results depend on a distribution that nobody else's do."""
+
+    packages = ("pytest",)
+
+
+def test_versions_of_an_adapters_own_packages_are_recorded(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, folder = finished
+    run(model, tmp_path / "run", adapter=f"{__name__}:Packaged")
+    recorded = read_json(tmp_path / "run" / "run.json")["configuration"]["versions"]
+    assert recorded.pop("pytest") == pytest.__version__
+    assert recorded == read_json(folder / "run.json")["configuration"]["versions"]
+
+
 class Refusing:
     """An adapter for runs in which there is nothing to train."""
 

@@ -18,6 +18,7 @@ class JaxAdapter:
     """
 
     name = "jax"
+    packages = ("jax", "jaxlib", "optax")
 
     def __init__(self) -> None:
         # The ancestor is the same in every generation: compiled once.

@@ -13,14 +13,12 @@ from evonnx.durable import digest_of
 from evonnx.errors import RunError
 from evonnx.evolution.options import EvolveOptions
 from evonnx.genome import Encoding
+from evonnx.plugins import get
 from evonnx.speed import arithmetic_of
 from evonnx.task import Task
 
 PACKAGES = ("evonnx", "numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "torch")
-
-
-_OF_ADAPTERS = {"jax": ("jax", "jaxlib", "optax")}
-"""What decides the result only where this adapter retrains: installing it ends no run of another."""
+"""What decides the result whoever retrains."""
 
 
 def configuration_of(
@@ -34,7 +32,7 @@ def configuration_of(
         "options": options.to_json(),
         "encoding": {**vars(encoding), "strength": encoding.strength.name},
         "training": budget.__dict__,
-        "versions": _versions(options.retraining.adapter),
+        "versions": _versions(get("adapters", options.retraining.adapter)),
         "machine": arithmetic_of(),
     }
 
@@ -82,9 +80,10 @@ def _differences(recorded: Any, now: Any, path: str = "") -> list[str]:
     return [] if recorded == now else [f"{path} was {recorded!r} and is {now!r}"]
 
 
-def _versions(adapter: str) -> dict[str, str]:
+def _versions(adapter: object) -> dict[str, str]:
+    """Of evonnx's own packages and the adapter's: installing another's ends no run."""
     found = {"python": platform.python_version()}
-    for package in (*PACKAGES, *_OF_ADAPTERS.get(adapter, ())):
+    for package in (*PACKAGES, *getattr(adapter, "packages", ())):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
