@@ -26,7 +26,7 @@ from evonnx.clusters import find_clusters
 from evonnx.compaction import apply_plan, plan_compaction
 from evonnx.dependency import Coupling, analyse
 from evonnx.encodings.presets import adaptive
-from evonnx.environment import Budget
+from evonnx.environment import Budget, prices_of
 from evonnx.genome import encode
 from evonnx.latency import Setting, corrected, find_correction, latency_budget, measure_latency
 from evonnx.masking import apply_masks
@@ -35,7 +35,7 @@ from evonnx.network import Network, load_network, network_of
 from evonnx.onnx_io import save_model
 from evonnx.resources import count
 from evonnx.speed import bench
-from evonnx.synthesis import sample, solve
+from evonnx.synthesis import Solution, sample, solve
 
 MODELS = ("mobilenetv2", "resnet50", "yolo-like")
 TOLERANCE = 0.1
@@ -72,10 +72,15 @@ def measure(model: Path, folder: Path, arguments: argparse.Namespace) -> tuple[l
     align = measure_alignment(network, coupling, CHANNELS, arguments.threads, seconds=10)["align"]
     record = measure_latency(network, coupling, CHANNELS, align, arguments.threads)
     factor = latency_budget(record)
-    genome = encode(network, find_clusters(network, coupling, "channel"), CHANNELS)
+    clusters = find_clusters(network, coupling, "channel")
+
+    def solved(budget: Budget) -> Solution:
+        genome = encode(network, clusters, CHANNELS, prices=prices_of(network, [budget]))
+        return solve(network, coupling, genome, budget, align=align)
+
     goal = arguments.share * record["ancestor_ms"]
     asked = Budget(min(1.0, goal / factor.measure(network, live_masks(network))), factor)
-    paced = solve(network, coupling, genome, asked, align=align)
+    paced = solved(asked)
     first = np.random.SeedSequence(0)
     correction = find_correction(
         paced,
@@ -84,7 +89,7 @@ def measure(model: Path, folder: Path, arguments: argparse.Namespace) -> tuple[l
         record["ancestor_ms"],
     )
     paced = corrected(paced, correction)
-    peer = solve(network, coupling, genome, Budget(arguments.share, "macs"), align=align)
+    peer = solved(Budget(arguments.share, "macs"))
     whole = float(count(network).macs or 0)
     drawn = []
     for seed in range(arguments.seeds):

@@ -88,6 +88,8 @@ class Parent:
     sensitivities: Mapping[str, Array] | None = None
     """In stored layout, by weight name: what an adapter measured (`evonnx.adapter.MeasuresSensitivities`).
     None: nothing was measured."""
+    prices: Mapping[str, float] | None = None
+    """What a live synapse of each layer uses of what is scarce, by weight name; None: all the same."""
 
     @cached_property
     def census(self) -> Census:
@@ -228,6 +230,8 @@ class Expression:
     """By weight name."""
     cluster_x: Floats
     """Shape (n_clusters,)."""
+    priced: bool = False
+    """Whether x is strength per amount at the parent's prices."""
 
 
 class Strength(Protocol):
@@ -240,7 +244,7 @@ class Strength(Protocol):
 
     def express(self, parent: Parent, truncation: float) -> Expression:
         """Measure synapses and clusters. A strength that reads `parent.sensitivities` has a true attribute
-        `from_gradients`.
+        `from_gradients`; one that compares layers divides by `parent.prices` and says so in the result.
 
         Args:
             parent: the network and its clusters.
@@ -301,6 +305,8 @@ class Genome:
     traits: Mapping[str, Trait]
     cluster_x: Floats
     """Shape (n_clusters,), in [0, 1]."""
+    priced: bool = False
+    """Whether x is strength per amount already, at the parent's prices."""
 
     @property
     def cluster_live(self) -> Floats:
@@ -366,6 +372,7 @@ def encode(
     encoding: Encoding,
     masks: Masks | None = None,
     sensitivities: Mapping[str, Array] | None = None,
+    prices: Mapping[str, float] | None = None,
 ) -> Genome:
     """Read the genome of a parent.
 
@@ -375,11 +382,13 @@ def encode(
         encoding: its parts.
         masks: further synapses to treat as dead, by weight name, in stored layout.
         sensitivities: for strengths that need gradients (`needs_gradients`).
+        prices: what a live synapse of each layer uses of what is scarce (`environment.prices_of`); None: all
+            the same.
 
     Raises:
         ModelError: there is nothing to inherit: no live synapse, or weights that are not finite.
     """
-    parent = Parent(network, clusters, masks, sensitivities)
+    parent = Parent(network, clusters, masks, sensitivities, prices)
     if sum(parent.census.layers.values()) == 0:
         raise ModelError(
             f"{network.source} has no live synapse to inherit: every prunable weight is zero, or there is "
@@ -392,4 +401,4 @@ def encode(
             f"{len(expression.traits)} layers; the network has {clusters.n_clusters} and "
             f"{len(network.weights)}."
         )
-    return Genome(parent, encoding, expression.traits, expression.cluster_x)
+    return Genome(parent, encoding, expression.traits, expression.cluster_x, expression.priced)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 
 import numpy as np
@@ -25,8 +25,11 @@ from evonnx.encodings import (
     synaptic,
 )
 from evonnx.encodings._ranks import Lookup
+from evonnx.environment import Budget, SynapseBudget, prices_of
+from evonnx.environment.pressure import solve_pressure
 from evonnx.errors import EvonnxError, ModelError
 from evonnx.genome import Genome, encode
+from evonnx.network import Network
 
 STRENGTHS = (Magnitude(), Signed(), Uniform(), LayerAdaptive())
 by_name = [pytest.param(strength, id=strength.name) for strength in STRENGTHS]
@@ -179,6 +182,77 @@ def test_small_layers_have_small_tables() -> None:
     table = genome.traits["w0"]
     assert isinstance(table, Lookup)
     assert len(table.codes) == 1 < len(table.values) <= 4 * large.size
+
+
+def test_ranks_are_per_amount_where_synapses_have_prices() -> None:
+    """The weak layer costs so little that it comes first; what costs nothing comes before everything."""
+    strong, weak = np.array([[4.0, 3.0]], np.float32), np.array([[0.2], [0.1]], np.float32)
+    network, coupling = mlp(strong.reshape(1, 2), weak.reshape(2, 1))
+    clusters = find_clusters(network, coupling, "filter")
+    encoding = Encoding(LayerAdaptive(), granularity="filter", scope="network")
+    alone = encode(network, clusters, encoding)
+    priced = encode(network, clusters, encoding, prices={"w0": 100.0, "w1": 1.0})
+    free = encode(network, clusters, encoding, prices={"w0": 0.0, "w1": 1.0})
+    # LAMP: 16/16 and 9/25 in w0; 0.04/0.04 and 0.01/0.05 in w1. Filters: 0.68; 1 and 0.2.
+    assert list(alone.cluster_x) == pytest.approx([2 / 3, 1, 1 / 3])
+    assert list(priced.cluster_x) == pytest.approx([1 / 3, 1, 2 / 3])
+    assert list(free.cluster_x) == pytest.approx([1, 2 / 3, 1 / 3])
+    block = free.parent.block("w0", slice(0, 1))
+    assert np.all(free.traits["w0"](block) == 1)
+    assert (alone.priced, priced.priced) == (False, True)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "filter", "kernel"])
+def test_equal_prices_change_nothing(granularity) -> None:
+    rng = np.random.default_rng(0)
+    network, coupling = convolutions(
+        *(rng.normal(size=shape).astype(np.float32) for shape in ((6, 3, 3, 3), (4, 6, 3, 3)))
+    )
+    clusters = find_clusters(network, coupling, granularity)
+    encoding = Encoding(LayerAdaptive(), granularity=granularity, scope="network")
+    alone = encode(network, clusters, encoding)
+    priced = encode(network, clusters, encoding, prices=dict.fromkeys(network.weights, 0.5))
+    assert np.array_equal(alone.cluster_x, priced.cluster_x)
+    for name in network.weights:
+        assert np.array_equal(alone.synapse_probability(name), priced.synapse_probability(name))
+
+
+@dataclass(frozen=True)
+class Prices(SynapseBudget):
+    """A factor with prices as given."""
+
+    given: tuple[float, ...] = ()
+
+    def prices(self, network: Network) -> dict[str, float]:
+        return dict(zip(network.weights, self.given, strict=True))
+
+
+def test_prices_are_relative_and_those_of_several_budgets_are_mixed() -> None:
+    network, _ = convolutions(*(np.ones(shape, np.float32) for shape in ((4, 3, 3, 3), (8, 4, 3, 3))))
+    first, second = 4 * 3 * 9, 8 * 4 * 9
+    mean = (first + 3 * second) / (first + second)
+    unequal = Budget(0.5, Prices(given=(1.0, 3.0)))
+    assert prices_of(network, [Budget(0.5)]) is None
+    assert prices_of(network, [unequal]) == pytest.approx({"w0": 1 / mean, "w1": 3 / mean})
+    both = prices_of(network, [unequal, Budget(0.3)])
+    assert both == pytest.approx({"w0": (1 / mean + 1) / 2, "w1": (3 / mean + 1) / 2})
+
+
+def test_what_x_tells_of_prices_the_factor_does_not_repeat() -> None:
+    """Under the prices that the genome was read at, one F is for all; under others the difference acts."""
+    network, coupling = dense((6, 8, 4))
+    clusters = find_clusters(network, coupling, "channel")
+    prices = {"w0": 2.0, "w1": 0.5}
+    encoding = replace(adaptive, levels="synapses")
+    told = encode(network, clusters, encoding, prices=prices)
+    untold = encode(network, clusters, encoding)
+    same = {name: 7 * price for name, price in prices.items()}
+    factors = solve_pressure(told, same, 0.5, "synapses", 0.5).synapse_log_factor
+    assert factors["w0"] == pytest.approx(factors["w1"], abs=1e-6)
+    factors = solve_pressure(untold, same, 0.5, "synapses", 0.5).synapse_log_factor
+    assert factors["w1"] - factors["w0"] == pytest.approx(math.log(4))
+    factors = solve_pressure(told, {"w0": 2.0, "w1": 1.0}, 0.5, "synapses", 0.5).synapse_log_factor
+    assert factors["w0"] - factors["w1"] == pytest.approx(math.log(2))
 
 
 # --- properties

@@ -13,12 +13,14 @@ import subprocess
 import sys
 import tarfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from cli_support import CommandLine
+from genetics_support import convolutions
 from test_tasks import write_cifar10, write_idx, write_stl10
 
 torch = pytest.importorskip("torch")
@@ -30,7 +32,9 @@ import lenet5  # noqa: E402
 import sample_data  # noqa: E402
 from sample_training import Training, accuracy, shifted, train  # noqa: E402
 
+from evonnx.clusters import find_clusters  # noqa: E402
 from evonnx.evaluation import evaluate  # noqa: E402
+from evonnx.genome import encode  # noqa: E402
 from evonnx.network import load_network  # noqa: E402
 from evonnx.onnx_io import initializer_arrays, load_model  # noqa: E402
 from evonnx.plugins import get  # noqa: E402
@@ -476,3 +480,25 @@ def test_make_names_samples_and_options_that_exist():
             assert option in shown, option
             if option == "--encoding":
                 get("encodings", str(SAMPLES.parent / value))
+
+
+def test_blind_encodings_do_not_see_prices() -> None:
+    """What the README's comparison calls blind is the sample's encoding of a parent without prices."""
+    folder = SAMPLES / "resnet56_cifar10"
+    blind, sharp = (
+        get("encodings", f"{file}:{name}")
+        for file, name in ((folder / "variants.py", "blind"), (SAMPLES / "encodings.py", "sharp"))
+    )
+    network, coupling = convolutions(
+        *(
+            np.random.default_rng(0).normal(size=shape).astype(np.float32)
+            for shape in ((6, 3, 3, 3), (4, 6, 3, 3))
+        )
+    )
+    clusters = find_clusters(network, coupling, "channel")
+    prices = {"w0": 9.0, "w1": 1.0}
+    assert replace(blind, strength=sharp.strength) == sharp
+    seen, unseen = (encode(network, clusters, sharp, prices=given).cluster_x for given in (prices, None))
+    found = encode(network, clusters, blind, prices=prices).cluster_x
+    assert np.array_equal(found, unseen)
+    assert not np.array_equal(found, seen)

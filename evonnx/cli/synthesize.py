@@ -92,6 +92,7 @@ def synthesize(
     from evonnx.clusters import find_clusters
     from evonnx.compaction import plan_compaction
     from evonnx.dependency import analyse
+    from evonnx.environment import prices_of
     from evonnx.evolution import Pressure
     from evonnx.evolution.beginning import encoding_of
     from evonnx.evolution.budgeting import budgeting_of, check_factors, factors_of
@@ -122,7 +123,6 @@ def synthesize(
     require_end(network)
     check_factors(factors, genes, network)
     coupling = analyse(network)
-    genome = encode(network, find_clusters(network, coupling, genes.granularity), genes)
     choice: dict[str, Any] = {"align": multiple or 1}
     if multiple is None and rounds(genes):
         say("measuring channel alignments")
@@ -131,6 +131,8 @@ def synthesize(
         say("measuring what layers cost")
         choice["latency"] = measure_latency(network, coupling, genes, choice["align"], 1, providers=providers)
     bounds = budgeting_of(pressure, 1, network, factors, choice.get("latency")).bounds(network, 1)
+    prices = prices_of(network, bounds)
+    genome = encode(network, find_clusters(network, coupling, genes.granularity), genes, prices=prices)
     solution = solve(
         network,
         coupling,

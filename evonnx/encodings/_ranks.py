@@ -147,13 +147,15 @@ def express_ranks(
 ) -> Expression:
     """Ranks in (0, 1] among all live synapses of the network; of clusters, ranks of the mean over members.
 
+    Where synapses have prices both are per amount: score over price, and summed score over summed price.
+
     Args:
-        parent: the network and its clusters.
+        parent: the network, its clusters and prices.
         censuses: of every layer.
         scores: per layer, what each code that occurs is worth beside other layers'.
         truncation: synapses whose measure is under this share of their layer's largest count 0 in means.
     """
-    ranks = _rank_synapses(censuses, scores)
+    ranks = _rank_synapses(censuses, {name: _per_amount(parent, name, scores[name]) for name in censuses})
     total = np.zeros(parent.clusters.n_clusters, dtype=np.float32)
     for name, census in censuses.items():
         measures = census.measures()
@@ -165,8 +167,26 @@ def express_ranks(
 
         for role in parent.sum_members(name, live_score):
             total[role.clusters] += role.sums
-    members = parent.census.clusters
-    live = np.flatnonzero(members)
+    live = np.flatnonzero(parent.census.clusters)
     x = np.zeros_like(total)
-    x[live] = _rank_clusters(total[live] / members[live])
-    return Expression({name: census.lookup(ranks[name]) for name, census in censuses.items()}, x)
+    with np.errstate(divide="ignore"):  # what costs nothing comes first
+        x[live] = _rank_clusters(total[live] / _amounts(parent)[live])
+    traits = {name: census.lookup(ranks[name]) for name, census in censuses.items()}
+    return Expression(traits, x, priced=parent.prices is not None)
+
+
+def _per_amount(parent: Parent, name: str, scores: Scores) -> Scores:
+    """Scores over the layer's price, infinite where it costs nothing."""
+    price = 1.0 if parent.prices is None else parent.prices[name]
+    return scores / price if price > 0 else np.full_like(scores, np.inf)
+
+
+def _amounts(parent: Parent) -> Floats:
+    """What the members of each cluster use, shape (n_clusters,): their number where all cost the same."""
+    if parent.prices is None:
+        return parent.census.clusters
+    amounts = np.zeros(parent.clusters.n_clusters)
+    for name, price in parent.prices.items():
+        for role in parent.sum_members(name, lambda block: block.live):
+            amounts[role.clusters] += price * role.sums
+    return np.asarray(amounts, dtype=np.float32)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
 from evonnx.environment._base import Budget, EnvironmentFactor
 from evonnx.environment.bytes import ByteBudget
 from evonnx.environment.latency import LatencyBudget
@@ -10,6 +14,7 @@ from evonnx.environment.solving import Bound, solve_bounds
 from evonnx.environment.synapses import SynapseBudget
 from evonnx.environment.widths import WidthFactor
 from evonnx.errors import BudgetError
+from evonnx.network import Network
 
 __all__ = [
     "Bound",
@@ -21,6 +26,7 @@ __all__ = [
     "SynapseBudget",
     "WidthFactor",
     "factor_of",
+    "prices_of",
     "solve_bounds",
 ]
 
@@ -43,3 +49,23 @@ def factor_of(budget: Budget) -> EnvironmentFactor:
             "`evonnx plugins` lists those that others add."
         )
     return _BUILT_IN[budget.factor]
+
+
+def prices_of(network: Network, budgets: Sequence[Budget]) -> Mapping[str, float] | None:
+    """What a live synapse of each layer uses of what is budgeted, beside the mean synapse; of several budgets
+    the mean.
+
+    Returns:
+        Relative amounts by weight name; None where all are the same.
+
+    Raises:
+        BudgetError: a factor is unknown, or its amount cannot be known for some layer.
+    """
+    live = {name: int(np.count_nonzero(network.live(name))) for name in network.weights}
+    mixed = dict.fromkeys(live, 0.0)
+    for budget in budgets:
+        prices = factor_of(budget).prices(network)
+        total = sum(prices[name] * count for name, count in live.items())
+        for name in mixed if total > 0 else ():
+            mixed[name] += prices[name] * sum(live.values()) / (total * len(budgets))
+    return mixed if len(set(mixed.values())) > 1 else None

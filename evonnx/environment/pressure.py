@@ -1,7 +1,8 @@
 """Solving both levels of equation 3 for a genome: survival of every cluster, and F_s for every layer.
 
-Where one factor is for the whole network it is F / c for what costs c times the mean: what is scarce goes to
-what is most probable per amount. On a budget of synapses all cost the same.
+Where one factor is for the whole network, what is scarce goes to what is most probable per amount. Strengths
+that compare layers tell of it by themselves (`Expression.priced`); for others, and where prices have changed
+since the genome was read, the factor is F / c for what costs c times the mean.
 """
 
 from __future__ import annotations
@@ -114,9 +115,17 @@ def _certain(genome: Genome) -> Floats:
 
 
 def _log_costs(genome: Genome, prices: Mapping[str, float]) -> dict[str, float]:
-    """Log of each layer's price over the mean of live synapses; 0 where every layer has its own factor."""
+    """Log of each layer's price over the mean of live synapses, as far as x does not tell of it; 0 where
+    every layer has its own factor."""
     if genome.encoding.scope == "layer":
         return dict.fromkeys(prices, 0.0)
+    told = genome.parent.prices
+    if genome.priced and told is not None:
+        # Rounded, so that prices that differ by one factor throughout come out equal.
+        prices = {
+            name: float(np.float32(price / told[name])) if told[name] > 0 else 0.0
+            for name, price in prices.items()
+        }
     mean = sum(prices[name] * count for name, count in genome.live.items()) / sum(genome.live.values())
     return {name: math.log(price / mean) if price > 0 else 0.0 for name, price in prices.items()}
 

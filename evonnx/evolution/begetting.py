@@ -10,7 +10,7 @@ import numpy as np
 
 from evonnx.clusters import find_clusters
 from evonnx.dependency import Coupling, analyse
-from evonnx.environment import Budget
+from evonnx.environment import Budget, prices_of
 from evonnx.evolution.setting import Setting
 from evonnx.evolution.stopwatch import EVALUATE, RETRAIN, Stopwatch
 from evonnx.genome import encode, needs_gradients
@@ -130,7 +130,8 @@ def draw(brood: Brood, seeds: np.random.SeedSequence, key: str) -> tuple[Solutio
     options, encoding = brood.setting.options, brood.setting.encoding
     with brood.watch.timing("encode"):
         clusters = find_clusters(brood.network, brood.coupling, encoding.granularity)
-        encoded = encode(brood.network, clusters, encoding, sensitivities=brood.sensitivities)
+        prices = prices_of(brood.network, brood.budgets)
+        encoded = encode(brood.network, clusters, encoding, sensitivities=brood.sensitivities, prices=prices)
     wanted = max(options.selection.screen, options.selection.offspring)
     with brood.watch.timing("sample"):
         solution = solve(
