@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_support import GOLDEN, HOSTILE, RUN, poison
 from rich.console import Console
 
 from evonnx.errors import RunError
@@ -28,9 +29,6 @@ from evonnx.report.embedding import script, style
 from evonnx.report.plots import Axis, axis, heatmap
 from evonnx.report.reading import read_run
 from evonnx.report.tables import milliseconds, tables
-
-GOLDEN = Path(__file__).parent / "golden"
-RUN: dict[str, Any] = json.loads((GOLDEN / "run.json").read_text(encoding="utf-8"))
 
 Document = dict[str, Any]
 
@@ -136,18 +134,6 @@ def data_of(page: str) -> Any:
     (text,) = re.findall(r'<script type="application/json" id="run">(.*?)</script>', page, re.DOTALL)
     assert not set("<>&") & set(text)
     return json.loads(text)
-
-
-HOSTILE = "</script><img src=x onerror=alert(1)>\"'&[red]:smile:[/red]\x1b[31m\x07|`*_\n# x"
-
-
-def poison(value: Any) -> Any:
-    """Every string that comes from the user's files, made hostile; keys stay."""
-    if isinstance(value, dict):
-        return {key: poison(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [poison(inner) for inner in value]
-    return value + HOSTILE if isinstance(value, str) else value
 
 
 def test_hostile_strings_stay_text(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_support import RUN
 
 from evonnx.dependency import analyse
 from evonnx.errors import RunError
@@ -26,7 +27,6 @@ from evonnx.report.pareto import front, recorded_front
 from evonnx.report.plots import cell_opacity
 from evonnx.report.reading import read_run
 
-RUN: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "run.json").read_text(encoding="utf-8"))
 ASSETS = Path(embedding.__file__).parent / "assets"
 few = st.integers(0, 4)
 """Few different values, so that ties are common."""

@@ -123,7 +123,7 @@ function startLayers() {
         element("div", { class: "row" }, back, slider, on, play),
       ),
       measures,
-      element("fieldset", {}, element("label", {}, scale, " bars to one scale")),
+      element("label", {}, scale, " bars to one scale"),
     ),
     now,
     summary,
