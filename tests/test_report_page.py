@@ -23,7 +23,7 @@ from evonnx.report.embedded import embedded
 from evonnx.report.embedding import SCRIPTS, STYLES, safe_json
 from evonnx.report.lineage import layout
 from evonnx.report.panels import panels, pinned_tables
-from evonnx.report.pareto import front, recorded_front
+from evonnx.report.pareto import front
 from evonnx.report.plots import cell_opacity
 from evonnx.report.reading import read_run
 
@@ -46,25 +46,51 @@ def test_the_front_is_what_nothing_else_dominates(models: list[tuple[int, int]],
     assert [models[at][0] for at in found] == sorted(models[at][0] for at in found)
 
 
-ROWS: dict[str, dict[str, Any]] = {"0": {}, "1": {}, "2": {"name": "gen-02b"}}
+def population() -> dict[str, Any]:
+    """The golden run as one that breeds from two parents: of two offspring, both live in generation 1."""
+    run = copy.deepcopy(RUN)
+    for row in run["generations"]:
+        home = f"gen-{row['generation']:02d}"
+        sibling = f"{home}/sibling-1" if row["generation"] == 1 else None
+        row["raised"] = [
+            {
+                "name": f"offspring {number}",
+                "kept": kept,
+                "score_validation": row["score_validation"] - number / 1000,
+                "synapses": row["synapses"] + number,
+                "macs": None,
+                "bytes": row["bytes"] + number,
+                "latency_share": 0.5 + number / 10,
+            }
+            for number, kept in ((1, home), (2, sibling))
+        ]
+    run["generations"][1]["mating"] = {"parents": ["gen-01", "gen-01/sibling-1"]}
+    run["pareto"] = {"of": 6, "front": [{"name": "1, offspring 1"}, {"name": "best"}]}
+    return run
 
 
-@pytest.mark.parametrize(
-    ("record", "labels"),
-    [
-        (None, None),
-        ("1", None),
-        ({}, None),
-        ([], None),
-        ([99], None),
-        ([0, 2], {"0", "2"}),
-        (["1", "gen-02b"], {"1", "2"}),
-        ([{"generation": 1}, {"name": "gen-02b"}, {}], {"1", "2"}),
-        ({"front": [1]}, {"1"}),
-    ],
-)
-def test_a_recorded_front_is_read_as_far_as_it_is_understood(record: Any, labels: set[str] | None) -> None:
-    assert recorded_front(record, ROWS) == labels
+def test_whoever_was_raised_is_in_the_tree_and_among_the_choices() -> None:
+    run = read_run(population())
+    assert [one.name for one in run.raised if one.on_front] == ["1, offspring 1"]
+    cards = {card.key: card for card in layout(run)}
+    assert [card.kind for card in cards.values()] == [
+        "lives",
+        "lives",
+        "sibling",
+        "lives",
+        "dead",
+        "lives",
+        "dead",
+        "best",
+    ]
+    assert cards["gen-01/sibling-1"].parents == ("0",)
+    assert cards["2"].parents == ("1", "gen-01/sibling-1")
+    places = {(card.row, card.column) for card in cards.values()}
+    assert len(places) == len(cards)
+    choices = next(one.content for one in panels(run) if one.name == "choice")
+    assert choices.count("All offspring: accuracy against") == 6  # headings and names of drawings
+    synapses = RUN["generations"][1]["synapses"] + 2
+    assert f"2, offspring 2: {synapses:,} synapses" in choices
 
 
 def test_every_cost_that_is_known_is_traded_against_the_score() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from evonnx.report.pareto import front
 from evonnx.report.plots import Series, line_chart
-from evonnx.report.reading import Entry, Latency, Run
+from evonnx.report.reading import Entry, Latency, Raised, Run
 from evonnx.report.tables import milliseconds, times, whole
 
 Pick = Callable[[Entry], float | None]
@@ -173,14 +173,50 @@ def trade_off_chart(run: Run, one: TradeOff) -> str:
         )
         if chosen
     ]
-    if run.front is not None:
-        chosen = [at for at, entry in enumerate(one.entries) if entry.label in run.front]
-        recorded = tuple(points[at] for at in chosen)
-        parts.append(Series("front as recorded", recorded, tuple(labels[at] for at in chosen), joined=False))
     return line_chart(
         f"{run.metric} against {one.name}",
         f"{one.name} (logarithmic)",
         f"{run.metric_column} ({'test' if one.tested else 'validation'})",
         parts,
+        log_x=True,
+    )
+
+
+RAISED: tuple[tuple[str, Callable[[Raised], float]], ...] = (
+    ("synapses", lambda one: one.synapses),
+    ("bytes", lambda one: one.bytes),
+    ("time, % of the ancestor's", lambda one: 100 * one.latency_share),
+)
+
+
+def raised_chart(run: Run, name: str, cost_of: Callable[[Raised], float]) -> str:
+    """Every offspring that was retrained: those on the recorded front, those that live, and the others."""
+    factor = _factor(run)
+
+    def shown(one: Raised) -> str:
+        return f"{cost_of(one):.1f}" if name.startswith("time") else whole(cost_of(one))
+
+    def series(title: str, chosen: list[Raised]) -> Series:
+        return Series(
+            title,
+            tuple((cost_of(one), factor * one.score_validation) for one in chosen),
+            tuple(
+                f"{one.name}: {shown(one)} {name}, {run.score_with_unit(one.score_validation)}"
+                for one in chosen
+            ),
+            joined=False,
+            names=tuple(one.name.replace(" offspring ", "") if one.on_front else "" for one in chosen),
+        )
+
+    groups = (
+        series("on the front", [one for one in run.raised if one.on_front]),
+        series("lives", [one for one in run.raised if one.kept and not one.on_front]),
+        series("not kept", [one for one in run.raised if not one.kept and not one.on_front]),
+    )
+    return line_chart(
+        f"All offspring: {run.metric} against {name}",
+        f"{name} (logarithmic)",
+        f"{run.metric_column} (validation)",
+        [one for one in groups if one.points],
         log_x=True,
     )

@@ -21,6 +21,7 @@ from evonnx.report.tables import (
     milliseconds,
     pace_table,
     size_table,
+    tables,
     whole,
 )
 
@@ -110,14 +111,22 @@ def _choice(run: Run, trades: Sequence[charts.TradeOff]) -> str:
         f"{html(one.name)}</h3>\n{charts.trade_off_chart(run, one)}</section>\n"
         for one in trades
     )
-    costs = to_html(front_table(run, trades))
+    costs = to_html(costs_table(run, trades))
+    if run.raised:
+        plots += "".join(
+            f'<section class="chart trade" data-name="{html(name)}, all offspring"><h3>All offspring: '
+            f"{html(run.metric)} against {html(name)}</h3>\n{charts.raised_chart(run, name, cost_of)}"
+            '<p class="note">On the front: no other beats it in validation score, synapses and time at '
+            "once.</p></section>\n"
+            for name, cost_of in charts.RAISED
+        )
     return (
         f'<p>{html(words)}</p>\n<div class="beside"><div id="trades" class="plots">{plots}</div>\n'
         f"<div>{costs}</div></div>\n"
     )
 
 
-def front_table(run: Run, trades: Sequence[charts.TradeOff]) -> Table:
+def costs_table(run: Run, trades: Sequence[charts.TradeOff]) -> Table:
     """Every model with its costs; a star where it is on that cost's front."""
     tested = trades[0].tested
 
@@ -246,11 +255,17 @@ def pinned_tables(record: Mapping[str, Any]) -> list[Table]:
     ]
 
 
+_PLACED = ("Architectural", "Cluster", "Size", "Latency", "Faults", "Layers of")
+"""How titles of tables begin that stand in another section."""
+
+
 def _record(run: Run) -> str:
+    others = [table for table in tables(run) if not table.title.startswith(_PLACED)]
     notes = "".join(f"<li>{html(note)}</li>" for note in run.notes)
     facts = "".join(f"<dt>{html(name)}</dt><dd>{html(value)}</dd>" for name, value in run.facts.items())
     return (
-        (to_html(fault_table(run)) if run.faults else "")
+        "".join(map(to_html, others))
+        + (to_html(fault_table(run)) if run.faults else "")
         + (f"<section><h3>Notes</h3><ul>{notes}</ul></section>\n" if notes else "")
         + f"<section><h3>How it was made</h3><dl>{facts}</dl></section>\n"
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 
 def front(costs: Sequence[float], scores: Sequence[float], higher_is_better: bool = True) -> tuple[int, ...]:
@@ -29,23 +28,3 @@ def front(costs: Sequence[float], scores: Sequence[float], higher_is_better: boo
         if alike or sign * scores[one] > sign * scores[last]:
             found.append(one)
     return tuple(found)
-
-
-def recorded_front(record: Any, rows: Mapping[str, Mapping[str, Any]]) -> frozenset[str] | None:
-    """Labels of the rows that a run recorded as its front; None where it recorded none that is understood.
-
-    Args:
-        record: run.json's "pareto": a list of rows, or of generations' numbers or names, or an object that
-            holds such a list as "front".
-        rows: run.json's rows by label.
-    """
-    if isinstance(record, Mapping):
-        record = record.get("front")
-    if not isinstance(record, list):
-        return None
-    names = [
-        (one.get("name") or one.get("generation")) if isinstance(one, Mapping) else one for one in record
-    ]
-    wanted = {str(name) for name in names if name is not None}
-    found = frozenset(label for label, row in rows.items() if {label, str(row.get("name", label))} & wanted)
-    return found or None

@@ -9,7 +9,6 @@ from typing import Any
 
 from evonnx.errors import RunError
 from evonnx.faults import Fault
-from evonnx.report.pareto import recorded_front
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,29 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Raised:
+    """An offspring that was retrained, whether it lives or not."""
+
+    name: str
+    """Such as "3, offspring 2"."""
+    generation: int
+    kept: str | None
+    """Its folder; None where it was not kept."""
+    score_validation: float
+    synapses: int
+    bytes: int
+    latency_share: float
+    """Of the ancestor's time."""
+    on_front: bool
+    """Nobody beats it in score, synapses and time at once, as the run found."""
+
+    @property
+    def is_sibling(self) -> bool:
+        """It lives beside the fittest of its generation."""
+        return self.kept is not None and "/" in self.kept
+
+
+@dataclass(frozen=True)
 class Run:
     """A run as the report needs it."""
 
@@ -136,8 +158,8 @@ class Run:
     """What went wrong, with the label of the generation; empty for the run as a whole."""
     pinned: Mapping[str, Any] | None = None
     """What no offspring can lose, as it was recorded; None in older records."""
-    front: frozenset[str] | None = None
-    """Labels on the Pareto front as the run recorded it; None: it did not."""
+    raised: tuple[Raised, ...] = ()
+    """All that were retrained, where a run bred from several parents."""
 
     @property
     def line(self) -> tuple[Entry, ...]:
@@ -235,7 +257,7 @@ def _read(document: Mapping[str, Any]) -> Run:
             for one in row.get("faults", ())
         ),
         pinned=document["ancestor"].get("pinned"),
-        front=recorded_front(document.get("pareto"), dict(zip(labels, rows, strict=True))),
+        raised=tuple(_raised(document)),
     )
 
 
@@ -279,14 +301,36 @@ def _entry(
 def _parents(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[tuple[str, ...]]:
     """Labels of each row's parents; whoever names none descends from the row before."""
     found: list[tuple[str, ...]] = []
+    known: dict[str, str] = {}
     for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
         if label.startswith("best"):
             found.append((str(row["generation"]),))
             continue
-        known = set(labels[:number])
-        named = tuple(dict.fromkeys(str(one) for one in row.get("parents", ()) if str(one) in known))
+        given = (row.get("mating") or {}).get("parents") or row.get("parents", ())
+        named = tuple(dict.fromkeys(known[str(one)] for one in given if str(one) in known))
         found.append(named or (labels[number - 1],) * bool(number))
+        known |= {label: label, f"gen-{int(row['generation']):02d}": label}
+        known |= {str(one["kept"]): str(one["kept"]) for one in row.get("raised", ()) if one["kept"]} | known
     return found
+
+
+def _raised(document: Mapping[str, Any]) -> Iterator[Raised]:
+    """Every offspring that a row tells of; those on the front by their names."""
+    front = (document.get("pareto") or {}).get("front", ())
+    on_front = {str(one["name"]) for one in front}
+    for row in document["generations"]:
+        for one in row.get("raised", ()):
+            name = f"{row['generation']}, {one['name']}"
+            yield Raised(
+                name=name,
+                generation=int(row["generation"]),
+                kept=None if one["kept"] is None else str(one["kept"]),
+                score_validation=float(one["score_validation"]),
+                synapses=int(one["synapses"]),
+                bytes=int(one["bytes"]),
+                latency_share=float(one["latency_share"]),
+                on_front=name in on_front,
+            )
 
 
 def _proof(record: Mapping[str, Any]) -> Proof:
