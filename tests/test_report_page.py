@@ -18,7 +18,7 @@ from evonnx.errors import RunError
 from evonnx.evolution.pinning import pinned
 from evonnx.network import load_network
 from evonnx.report import embedding, write_report
-from evonnx.report.charts import trade_offs
+from evonnx.report.charts import loss_chart, trade_offs
 from evonnx.report.embedded import embedded
 from evonnx.report.embedding import SCRIPTS, STYLES, safe_json
 from evonnx.report.lineage import layout
@@ -98,6 +98,18 @@ def test_every_cost_that_is_known_is_traded_against_the_score() -> None:
     assert [one.name for one in trade_offs(read_run(RUN))] == names
     untimed = {key: value for key, value in RUN.items() if key != "bench"}
     assert [one.name for one in trade_offs(read_run(untimed))] == names[:4]
+
+
+def test_losses_of_all_trainings_are_one_line_after_the_other() -> None:
+    run = copy.deepcopy(RUN)
+    for number, row in enumerate(run["generations"]):
+        row["training"] = {"history": [{"epoch": 1, "loss": 0.5 - number / 10}, {"epoch": 2, "loss": 0.1}]}
+    run["best"]["training"] = {"history": [{"epoch": 1, "loss": float("nan")}, {"epoch": 2, "loss": 0.05}]}
+    drawn = loss_chart(read_run(run))
+    for label in ("1, epoch 1: 0.5", "3, epoch 2: 0.1", "best (3), epoch 2: 0.05"):
+        assert f"<title>{label}</title>" in drawn
+    assert drawn.count("<circle") == 7
+    assert loss_chart(read_run(RUN)) == ""
 
 
 def family(*parents: list[int]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -88,6 +89,29 @@ def latency_chart(run: Run) -> str:
             )
         )
     return line_chart("Latency", "generation", "ms, bars p10 to p90 (log)", lines, log_y=True, whole_x=True)
+
+
+def loss_chart(run: Run) -> str:
+    """Loss after each epoch, generation after generation; empty where fewer than two are known."""
+    lines: list[Series] = []
+    epochs = 0
+    for name, entries in (("retraining", run.line), ("recovery", run.entries[len(run.line) :])):
+        points: list[tuple[float, float]] = []
+        labels: list[str] = []
+        for one in entries:
+            for epoch, loss in enumerate(one.training, start=1):
+                epochs += 1
+                if math.isfinite(loss):
+                    points.append((epochs, loss))
+                    labels.append(f"{one.label}, epoch {epoch}: {loss:.4g}")
+        if points:
+            lines.append(Series(name, tuple(points), tuple(labels)))
+    losses = [loss for one in lines for _, loss in one.points]
+    if len(losses) < 2:
+        return ""
+    log = min(losses) > 0
+    title = "loss (log)" if log else "loss"
+    return line_chart("Loss", "epochs of all trainings", title, lines, log_y=log, whole_x=True)
 
 
 def spread(latency: Latency) -> str:

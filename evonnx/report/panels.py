@@ -59,6 +59,8 @@ def _overview(run: Run) -> str:
     plots = _plot(f"{run.metric_column} against A-E", charts.score_chart(run)) + _plot(
         "Size", charts.size_chart(run)
     )
+    if losses := charts.loss_chart(run):
+        plots += _plot("Loss while retraining", losses)
     return f'<div class="plots">{plots}</div>\n<div class="tables">{tables}</div>\n'
 
 

@@ -201,7 +201,7 @@ def test_tips_stay_in_the_window(opened: Any, width: int) -> None:
             return [mark.getAttribute('aria-label'), box.left, box.right];
         })""",
     )
-    assert len(tips) == 24
+    assert len(tips) == 26
     assert [label for label, left, right in tips if left < 0 or right > width] == []
 
 
@@ -267,7 +267,7 @@ def test_the_tree_tells_who_descends_from_whom(opened: Any) -> None:
     assert page.locator("#lineage .edge").count() == 5
     page.locator("#lineage .mark[tabindex='0']").focus()
     page.keyboard.press("ArrowDown")
-    assert active(page).get_attribute("aria-label").startswith("1: ")
+    assert active(page).get_attribute("aria-label").startswith("generation 1: ")
 
 
 @pytest.mark.parametrize(
