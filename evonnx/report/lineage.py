@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from evonnx.report.reading import Run
 from evonnx.report.table import html
-from evonnx.report.tables import times, whole
+from evonnx.report.tables import times
 
 _WIDE, _HIGH, _ACROSS, _DOWN = 172, 46, 24, 26
 """Of a card and of the gaps between cards, in user units."""
@@ -63,7 +63,8 @@ def layout(run: Run) -> list[Card]:
         for other in run.raised:
             if other.generation != one.generation or (other.kept and not other.is_sibling):
                 continue
-            facts = f"{whole(other.synapses)} synapses, {run.score_with_unit(other.score_validation)}"
+            efficiency = times(run.entries[0].synapses / max(other.synapses, 1))
+            facts = f"{efficiency}, {run.score_with_unit(other.score_validation)}"
             kind = "sibling" if other.is_sibling else "dead"
             put(other.kept or other.name, other.name, facts, one.parents, kind, row)
     if run.has_best:

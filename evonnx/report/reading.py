@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from evonnx.errors import RunError
 from evonnx.faults import Fault
+from evonnx.report.descent import Raised, parents_of_rows, raised
 
 
 @dataclass(frozen=True)
@@ -108,29 +109,6 @@ class Entry:
     """That removal changed nothing."""
     training: tuple[float, ...] = ()
     """Loss after each epoch of retraining."""
-
-
-@dataclass(frozen=True)
-class Raised:
-    """An offspring that was retrained, whether it lives or not."""
-
-    name: str
-    """Such as "3, offspring 2"."""
-    generation: int
-    kept: str | None
-    """Its folder; None where it was not kept."""
-    score_validation: float
-    synapses: int
-    bytes: int
-    latency_share: float
-    """Of the ancestor's time."""
-    on_front: bool
-    """Nobody beats it in score, synapses and time at once, as the run found."""
-
-    @property
-    def is_sibling(self) -> bool:
-        """It lives beside the fittest of its generation."""
-        return self.kept is not None and "/" in self.kept
 
 
 @dataclass(frozen=True)
@@ -237,7 +215,7 @@ def _read(document: Mapping[str, Any]) -> Run:
         labels.append(f"best ({best['generation']})")
     bench = document.get("bench")
     latencies = _latencies(bench, len(rows)) if bench else [{} for _ in rows]
-    entries = tuple(map(_entry, rows, labels, latencies, _parents(rows, labels)))
+    entries = tuple(map(_entry, rows, labels, latencies, parents_of_rows(rows, labels)))
     return Run(
         model=str(configuration["model"]),
         task=str(task["description"]),
@@ -257,7 +235,7 @@ def _read(document: Mapping[str, Any]) -> Run:
             for one in row.get("faults", ())
         ),
         pinned=document["ancestor"].get("pinned"),
-        raised=tuple(_raised(document)),
+        raised=tuple(raised(document)),
     )
 
 
@@ -296,41 +274,6 @@ def _entry(
             if "loss" in epoch
         ),
     )
-
-
-def _parents(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> list[tuple[str, ...]]:
-    """Labels of each row's parents; whoever names none descends from the row before."""
-    found: list[tuple[str, ...]] = []
-    known: dict[str, str] = {}
-    for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
-        if label.startswith("best"):
-            found.append((str(row["generation"]),))
-            continue
-        given = (row.get("mating") or {}).get("parents") or row.get("parents", ())
-        named = tuple(dict.fromkeys(known[str(one)] for one in given if str(one) in known))
-        found.append(named or (labels[number - 1],) * bool(number))
-        known |= {label: label, f"gen-{int(row['generation']):02d}": label}
-        known |= {str(one["kept"]): str(one["kept"]) for one in row.get("raised", ()) if one["kept"]} | known
-    return found
-
-
-def _raised(document: Mapping[str, Any]) -> Iterator[Raised]:
-    """Every offspring that a row tells of; those on the front by their names."""
-    front = (document.get("pareto") or {}).get("front", ())
-    on_front = {str(one["name"]) for one in front}
-    for row in document["generations"]:
-        for one in row.get("raised", ()):
-            name = f"{row['generation']}, {one['name']}"
-            yield Raised(
-                name=name,
-                generation=int(row["generation"]),
-                kept=None if one["kept"] is None else str(one["kept"]),
-                score_validation=float(one["score_validation"]),
-                synapses=int(one["synapses"]),
-                bytes=int(one["bytes"]),
-                latency_share=float(one["latency_share"]),
-                on_front=name in on_front,
-            )
 
 
 def _proof(record: Mapping[str, Any]) -> Proof:
