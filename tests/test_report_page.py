@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evolution_support import run as evolve_quickly
+from evolution_support import write_case
 from hypothesis import given
 from hypothesis import strategies as st
 from report_support import RUN
@@ -26,6 +28,7 @@ from evonnx.report.panels import panels, pinned_tables
 from evonnx.report.pareto import front
 from evonnx.report.plots import cell_opacity
 from evonnx.report.reading import read_run
+from evonnx.report.table import html
 
 ASSETS = Path(embedding.__file__).parent / "assets"
 few = st.integers(0, 4)
@@ -155,6 +158,21 @@ def test_what_is_pinned_is_recorded_as_the_coupling_has_it(graph_file: Any) -> N
         assert 0 <= record["synapses_removable"] <= record["synapses"]
         (pins, *_) = pinned_tables(record)
         assert len(pins.rows) == len(record["pins"])
+
+
+def test_a_run_records_what_its_report_shows(tmp_path: Path) -> None:
+    model = write_case(tmp_path / "case")
+    document = evolve_quickly(model, tmp_path / "run", generations=1)
+    compact = load_network(tmp_path / "run" / "gen-01" / "compact.onnx")
+    for layer in document["generations"][0]["layers"]:
+        name = layer["name"]
+        assert layer["channels"] == (compact.weights[name].outputs if name in compact.weights else 0)
+        assert layer["filters"] <= layer["channels"] <= layer["channels_ancestor"]
+    assert document["ancestor"]["pinned"] == json.loads(json.dumps(pinned(load_network(model))))
+    page = write_report(tmp_path / "run")[0].read_text(encoding="utf-8")
+    for pin in analyse(load_network(model)).pins:
+        assert html(pin.reason) in page
+    assert '"measures":["synapses","kernels","filters","channels"]' in page
 
 
 def test_what_stays_is_shown_with_its_reason() -> None:

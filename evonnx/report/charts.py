@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from evonnx.report.descent import Raised
 from evonnx.report.pareto import front
 from evonnx.report.plots import Series, line_chart
-from evonnx.report.reading import Entry, Latency, Raised, Run
+from evonnx.report.reading import Entry, Latency, Run
 from evonnx.report.tables import milliseconds, times, whole
 
 Pick = Callable[[Entry], float | None]
