@@ -57,19 +57,15 @@ class Opened:
         self.requests: list[str] = []
 
     def __call__(
-        self,
-        name: str = "whole",
-        panel: str = "",
-        width: int = 1280,
-        script: bool = True,
-        scheme: str = "light",
+        self, name: str = "whole", panel: str = "", width: int = 1280, script: bool = True, **more: Any
     ) -> Any:
+        """A page; `more` goes to the context: color_scheme, has_touch, forced_colors."""
         context = self._browser.new_context(
             viewport={"width": width, "height": 800},
-            color_scheme=scheme,
             java_script_enabled=script,
             offline=True,
             reduced_motion="reduce",
+            **more,
         )
         self._contexts.append(context)
         context.set_default_timeout(10_000)

@@ -190,6 +190,18 @@ def test_plots_tell_their_values_to_the_pointer(opened: Any) -> None:
 
 
 @pytest.mark.slow
+def test_plots_tell_their_values_to_a_finger(opened: Any) -> None:
+    page = opened(width=390, has_touch=True)
+    dot = page.locator("#overview .chart .dot").nth(2)
+    dot.scroll_into_view_if_needed()
+    box = dot.bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] / 2 + 4, box["y"] + box["height"] / 2 + 4)
+    tip = page.locator("#overview .chart").first.locator(".tip")
+    tip.wait_for()
+    assert tip.inner_text() == dot.get_attribute("aria-label")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [320, 1280])
 def test_tips_stay_in_the_window(opened: Any, width: int) -> None:
     page = opened(width=width)
@@ -292,11 +304,20 @@ def test_nothing_is_wider_than_the_window(opened: Any, name: str, width: int) ->
 def test_dark_and_light_follow_the_system(opened: Any) -> None:
     grounds = {}
     for scheme in ("light", "dark"):
-        page = opened(panel="layers", scheme=scheme)
+        page = opened(panel="layers", color_scheme=scheme)
         ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
         grounds[scheme] = sum(map(int, ground.removeprefix("rgb(").removesuffix(")").split(",")))
     assert grounds["light"] > 700
     assert grounds["dark"] < 100
+
+
+@pytest.mark.slow
+def test_bars_keep_their_colours_where_the_system_forces_its_own(opened: Any) -> None:
+    page = opened(panel="layers", forced_colors="active")
+    page.get_by_role("slider").fill("2")
+    colour = "one => getComputedStyle(one).backgroundColor"
+    lives, died = (page.locator(f".stack .{name}").first.evaluate(colour) for name in ("lives", "died"))
+    assert len({lives, died, page.locator("body").evaluate(colour)}) == 3
 
 
 def test_hostile_names_stay_text(opened: Any) -> None:

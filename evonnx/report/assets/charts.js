@@ -65,8 +65,11 @@ function enliven(chart) {
   });
   drawing.addEventListener("focusin", (event) => say(event.target.closest(".mark")));
   drawing.addEventListener("focusout", () => say(null));
-  drawing.addEventListener("pointerleave", () => say(null));
-  drawing.addEventListener("pointermove", (event) => say(event.target.closest(".mark") || nearest(event)));
+  // A finger that is lifted leaves the drawing too; what it has asked for stays until it asks again.
+  drawing.addEventListener("pointerleave", (event) => event.pointerType !== "touch" && say(null));
+  for (const kind of ["pointermove", "pointerdown"]) {
+    drawing.addEventListener(kind, (event) => say(event.target.closest(".mark") || nearest(event)));
+  }
 
   /** Dots are small: the closest within reach counts. */
   function nearest(event) {
