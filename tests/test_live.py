@@ -162,6 +162,10 @@ def test_offspring_that_are_trained_at_once_have_a_bar_each() -> None:
         observer.stage(1, f"offspring {number}: retraining")
     assert sorted(observer.board.trainings) == [1, 2]
     assert sum("epoch 1/2" in line for line in drawn(observer.board, 80)) == 2
+    observer.stage(1, "offspring 1: raised")
+    assert sorted(observer.board.trainings) == [2]
+    observer.stage(1, "selecting")
+    assert not observer.board.trainings
 
 
 PLAIN = [

@@ -86,6 +86,8 @@ class LiveObserver(Observer):
         if generation and generation != self._working:
             self._working, self._turn = generation, self._clock()
         self.board.stage = f"{label}: {text}"
+        for number in [one for one in self.board.trainings if text == f"offspring {one}: raised"]:
+            del self.board.trainings[number]
         if not text.startswith("offspring "):  # several are raised at once, each at a step of its own
             self.board.trainings.clear()
         if not self._live and not text.startswith("screening"):

@@ -63,7 +63,10 @@ function enliven(chart) {
     const next = neighbour(mark, ...steps[event.key]);
     if (next) focus(next);
   });
-  drawing.addEventListener("focusin", (event) => say(event.target.closest(".mark")));
+  drawing.addEventListener("focusin", (event) => {
+    const mark = event.target.closest(".mark");
+    if (mark) say(mark); // else a click beside the marks
+  });
   drawing.addEventListener("focusout", () => say(null));
   // A finger that is lifted leaves the drawing too; what it has asked for stays until it asks again.
   drawing.addEventListener("pointerleave", (event) => event.pointerType !== "touch" && say(null));
