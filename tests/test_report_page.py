@@ -67,8 +67,15 @@ def population() -> dict[str, Any]:
             }
             for number, kept in ((1, home), (2, sibling))
         ]
-    run["generations"][1]["mating"] = {"parents": ["gen-01", "gen-01/sibling-1"]}
-    run["pareto"] = {"of": 6, "front": [{"name": "1, offspring 1"}, {"name": "best"}]}
+    run["generations"][1]["mating"] = {
+        "parents": ["gen-01", "gen-01/sibling-1"],
+        "overlap": 0.8,
+        "synapses_of_parents": [281_950, 281_952],
+        "synapses": 300_000,
+    }
+    best = {"name": "best", "kept": "best.onnx", "score_validation": 0.99, "synapses": 46_850, "bytes": 1}
+    first = {**run["generations"][0]["raised"][0], "name": "1, offspring 1"}
+    run["pareto"] = {"of": 7, "front": [{**best, "latency_share": 0.4}, first]}
     return run
 
 

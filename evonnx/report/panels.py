@@ -124,7 +124,7 @@ def _choice(run: Run, trades: Sequence[charts.TradeOff]) -> str:
         )
     return (
         f'<p>{html(words)}</p>\n<div class="beside"><div id="trades" class="plots">{plots}</div>\n'
-        f"<div>{costs}</div></div>\n"
+        f"<div>{costs}{_titled(run, _CHOICE)}</div></div>\n"
     )
 
 
@@ -156,9 +156,7 @@ def costs_table(run: Run, trades: Sequence[charts.TradeOff]) -> Table:
 
 
 def _lineage(run: Run) -> str:
-    return (
-        f'<div class="beside">{_wide("Lineage", tree(run))}<div>{to_html(descent_table(run))}</div></div>\n'
-    )
+    return f'<div class="beside">{_wide("Lineage", tree(run))}<div>{to_html(descent_table(run))}{_titled(run, _LINEAGE)}</div></div>\n'
 
 
 def descent_table(run: Run) -> Table:
@@ -257,8 +255,13 @@ def pinned_tables(record: Mapping[str, Any]) -> list[Table]:
     ]
 
 
-_PLACED = ("Architectural", "Cluster", "Size", "Latency", "Faults", "Layers of")
-"""How titles of tables begin that stand in another section."""
+_CHOICE, _LINEAGE = ("Pareto",), ("Mating",)
+_PLACED = ("Architectural", "Cluster", "Size", "Latency", "Faults", "Layers of", *_CHOICE, *_LINEAGE)
+"""How titles of tables begin that stand in a section of their own; others of a run are in its record."""
+
+
+def _titled(run: Run, beginnings: tuple[str, ...]) -> str:
+    return "".join(to_html(table) for table in tables(run) if table.title.startswith(beginnings))
 
 
 def _record(run: Run) -> str:
