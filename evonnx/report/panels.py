@@ -156,7 +156,8 @@ def costs_table(run: Run, trades: Sequence[charts.TradeOff]) -> Table:
 
 
 def _lineage(run: Run) -> str:
-    return f'<div class="beside">{_wide("Lineage", tree(run))}<div>{to_html(descent_table(run))}{_titled(run, _LINEAGE)}</div></div>\n'
+    told = to_html(descent_table(run)) + _titled(run, _LINEAGE)
+    return f'<div class="beside">{_wide("Lineage", tree(run))}<div>{told}</div></div>\n'
 
 
 def descent_table(run: Run) -> Table:
