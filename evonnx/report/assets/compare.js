@@ -47,7 +47,6 @@ function startCompare() {
     const [first, second] = [run.entries[0], run.entries[index]];
     heading.textContent = titleOf(index);
     duel.replaceChildren(
-      sizeTable,
       ...run.batches
         .filter((batch) => first.latency[batch] && second.latency[batch])
         .map((batch) => {
@@ -66,6 +65,7 @@ function startCompare() {
             element("p", { class: "verdict" }, verdict(pair[1])),
           );
         }),
+      sizeTable,
     );
     sizes.replaceChildren(
       ...[["synapses", "synapses"], ["parameters", "parameters"], ["MACs", "macs"], ["bytes", "bytes"]].map(([words, key]) =>
