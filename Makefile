@@ -5,7 +5,7 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-all test-oldest dist lint setup clean sample-lenet5-mnist sample-lenet5-mnist-dense sample-lenet5-stl10 \
+.PHONY: demo test test-browser test-all test-oldest dist lint setup clean sample-lenet5-mnist sample-lenet5-mnist-dense sample-lenet5-stl10 \
 	sample-alexnet sample-resnet56 sample-resnet56-2.57x sample-resnet56-4x sample-detectnet
 
 setup: $(VENV)/.installed
@@ -61,6 +61,12 @@ lint: setup
 
 test: lint
 	$(BIN)/python -m pytest -n 2
+
+# The report in a real browser: the system's Chromium, else one that playwright downloads.
+test-browser: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
+	$(BIN)/python tests/browser/chromium.py || $(BIN)/python -m playwright install --with-deps chromium || true
+	$(BIN)/python -m pytest -m browser -rs tests/browser
 
 test-all: lint
 	$(BIN)/python -m pytest -n 2 -m ''

@@ -31,6 +31,8 @@ class LayerResources:
     """Live (output, input) slices of a convolution; 0 for Gemm and MatMul."""
     filters: int
     """Outputs with a live synapse."""
+    channels: int
+    """Outputs of the stored shape: those that are physically there."""
     macs: int | None
     """Multiply-accumulates of the stored shape per example; None where shapes are not known."""
 
@@ -114,6 +116,7 @@ def _layer(weight: Weight, mask: NDArray[np.bool_]) -> LayerResources:
         synapses=int(np.count_nonzero(mask)),
         kernels=int(np.count_nonzero(slices)) if weight.is_convolution else 0,
         filters=int(np.count_nonzero(np.any(slices, axis=1))),
+        channels=weight.outputs,
         macs=dense_macs(weight),
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from evonnx.onnx_io.detached import BESIDE
+from evonnx.report.embedding import SCRIPTS, STYLES
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_OURS = shutil.ignore_patterns(".*", "runs", "build", "dist", "*.egg-info", "__pycache__", "results")
@@ -44,6 +45,7 @@ def test_the_wheel_holds_the_packages_their_types_and_nothing_else(dist: Path) -
     ours = {path.parent.name for path in [*ROOT.glob("*/__init__.py"), *ROOT.glob("adapters/*/__init__.py")]}
     assert packages == ours | {next(name for name in packages if name.endswith(".dist-info"))}
     assert f"evonnx/empty/{BESIDE}" in names  # onnxruntime asks for it
+    assert {f"evonnx/report/assets/{name}" for name in (*SCRIPTS, *STYLES)} <= set(names)
     for package in ours:
         assert f"{package}/py.typed" in names
     shipped = {name for name in names if name.startswith("evonnx/") and name.endswith(".py")}

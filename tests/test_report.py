@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import hashlib
 import io
 import json
 import math
@@ -18,16 +20,15 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_support import GOLDEN, HOSTILE, RUN, poison
 from rich.console import Console
 
 from evonnx.errors import RunError
 from evonnx.report import render_terminal, write_report
+from evonnx.report.embedding import script, style
 from evonnx.report.plots import Axis, axis, heatmap
 from evonnx.report.reading import read_run
 from evonnx.report.tables import milliseconds, tables
-
-GOLDEN = Path(__file__).parent / "golden"
-RUN: dict[str, Any] = json.loads((GOLDEN / "run.json").read_text(encoding="utf-8"))
 
 Document = dict[str, Any]
 
@@ -52,10 +53,16 @@ def check_golden(name: str, content: str) -> None:
     assert content == path.read_text(encoding="utf-8")
 
 
+def without_assets(page: str) -> str:
+    """The page without its style, script and their hashes, which files of their own have."""
+    page = page.replace(style(), "(style)").replace(script(), "(script)")
+    return re.sub(r"sha256-[\w+/=]+", "sha256-(hash)", page)
+
+
 def test_golden_files(tmp_path: Path) -> None:
     page, text = report(RUN, tmp_path)
     check_golden("report.md", text)
-    check_golden("report.html", page)
+    check_golden("report.html", without_assets(page))
     check_golden("terminal.txt", terminal(RUN))
 
 
@@ -91,37 +98,49 @@ def parse(page: str) -> Tags:
     return tags
 
 
-def test_page_needs_no_network_and_runs_nothing(tmp_path: Path) -> None:
+def hash_of(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def test_page_needs_no_network_and_runs_its_own_script_only(tmp_path: Path) -> None:
     page, _ = report(RUN, tmp_path)
     tags = parse(page)
-    assert {tag for tag, _ in tags.seen}.isdisjoint(
-        {"script", "link", "img", "iframe", "object", "image", "use"}
-    )
+    assert {tag for tag, _ in tags.seen}.isdisjoint({"link", "img", "iframe", "object", "image", "use"})
     names = {name for _, attributes in tags.seen for name in attributes}
-    assert names.isdisjoint({"src", "href", "xlink:href", "srcset"})
+    assert names.isdisjoint({"src", "xlink:href", "srcset", "style"})
     assert not [name for name in names if name.startswith("on")]
+    ids = {attributes["id"] for _, attributes in tags.seen if "id" in attributes}
+    links = [str(attributes["href"]) for _, attributes in tags.seen if "href" in attributes]
+    assert all(link.startswith("#") and link[1:] in ids for link in links)
     assert "url(" not in page
     assert "@import" not in page
-    assert page.count("<svg") == 4
+    kinds = [attributes.get("type") for tag, attributes in tags.seen if tag == "script"]
+    assert kinds == ["application/json", "module"]
+    (own,) = re.findall(r'<script type="module">(.*?)</script>', page, re.DOTALL)
+    (looks,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
+    (rules,) = (str(attributes["content"]) for tag, attributes in tags.seen if "http-equiv" in attributes)
+    assert set(rules.split("; ")) == {
+        "default-src 'none'",
+        f"script-src '{hash_of(own)}'",
+        f"style-src '{hash_of(looks)}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    }
+    assert page.count("<svg") == 11
     assert "prefers-color-scheme: dark" in page
 
 
-HOSTILE = "<img src=x onerror=alert(1)>\"'&[red]:smile:[/red]\x1b[31m\x07|`*_\n# x"
-
-
-def poison(value: Any) -> Any:
-    """Every string that comes from the user's files, made hostile; keys stay."""
-    if isinstance(value, dict):
-        return {key: poison(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [poison(inner) for inner in value]
-    return value + HOSTILE if isinstance(value, str) else value
+def data_of(page: str) -> Any:
+    (text,) = re.findall(r'<script type="application/json" id="run">(.*?)</script>', page, re.DOTALL)
+    assert not set("<>&") & set(text)
+    return json.loads(text)
 
 
 def test_hostile_strings_stay_text(tmp_path: Path) -> None:
     run = poison(RUN)
     page, text = report(run, tmp_path)
     assert {tag for tag, _ in parse(page).seen} == {tag for tag, _ in parse(report(RUN, tmp_path)[0]).seen}
+    assert HOSTILE[:28] in data_of(page)["layers"][0]["name"]
     for output in (page, text, terminal(run)):
         assert "\x1b" not in output
         assert "\x07" not in output

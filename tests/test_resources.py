@@ -35,10 +35,10 @@ def test_lenet_by_hand(graph_file):
         macs=100 * 144 + 216 * 36 + 540 + 50,
         bytes=path.stat().st_size,
         layers=(
-            LayerResources("conv1.weight", "Conv", 100, 4, 4, 14400),
-            LayerResources("conv2.weight", "Conv", 216, 24, 6, 7776),
-            LayerResources("gemm1.weight", "Gemm", 540, 0, 10, 540),
-            LayerResources("gemm2.weight", "Gemm", 50, 0, 5, 50),
+            LayerResources("conv1.weight", "Conv", 100, 4, 4, 4, 14400),
+            LayerResources("conv2.weight", "Conv", 216, 24, 6, 6, 7776),
+            LayerResources("gemm1.weight", "Gemm", 540, 0, 10, 10, 540),
+            LayerResources("gemm2.weight", "Gemm", 50, 0, 5, 5, 50),
         ),
     )
 

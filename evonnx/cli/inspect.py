@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -200,9 +199,7 @@ def _pins(found: Removability) -> dict[str, Any]:
     """ "pins" and "pins_alike": reasons that differ in the tensor they name are alike."""
     import numpy as np
 
-    alike: dict[str, list[int]] = {}
-    for number, pin in enumerate(found.pins):
-        alike.setdefault(re.sub(r"'[^']*'", "'...'", pin.reason), []).append(number)
+    from evonnx.dependency.removability import alike
 
     def entry(reason: str, ones: list[int]) -> dict[str, Any]:
         cost = found.of_pins(ones)
@@ -217,7 +214,9 @@ def _pins(found: Removability) -> dict[str, Any]:
 
     return {
         "pins": [entry(pin.reason, [number]) for number, pin in enumerate(found.pins)],
-        "pins_alike": [{**entry(reason, ones), "nodes": len(ones)} for reason, ones in alike.items()],
+        "pins_alike": [
+            {**entry(reason, ones), "nodes": len(ones)} for reason, ones in alike(found.pins).items()
+        ],
     }
 
 

@@ -7,7 +7,8 @@ which pins hold it; classes alike in this are one *kind*, and synapses are count
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,6 +134,14 @@ class Removability:
     def _ends(self, kinds: Flags) -> Flags:
         """Pairs with an end of these kinds."""
         return np.asarray(kinds[self._pairs.output] | kinds[self._pairs.input])
+
+
+def alike(pins: Sequence[Pin]) -> dict[str, list[int]]:
+    """Positions of pins by their reasons; those that differ in the tensor they name are alike."""
+    found: dict[str, list[int]] = {}
+    for number, pin in enumerate(pins):
+        found.setdefault(re.sub(r"'[^']*'", "'...'", pin.reason), []).append(number)
+    return found
 
 
 def removability(network: Network, coupling: Coupling, masks: Mapping[str, Flags]) -> Removability:

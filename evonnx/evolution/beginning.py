@@ -19,6 +19,7 @@ from evonnx.evolution.figures import figures
 from evonnx.evolution.judging import Judge, check_examples, floor_of
 from evonnx.evolution.options import EvolveOptions, Observer, Pressure
 from evonnx.evolution.pacing import Pacing
+from evonnx.evolution.pinning import pinned
 from evonnx.evolution.remedies import Remedies
 from evonnx.evolution.retraining import Trainer
 from evonnx.evolution.setting import Setting
@@ -270,6 +271,7 @@ def first_record(
             "score_ancestor": setting.score_ancestor,
             "score_validation": setting.score_validation_ancestor,
             "faults": setting.ledger.take(),
+            "pinned": pinned(network),
         },
         "generations": [],
     }

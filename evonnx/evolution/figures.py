@@ -23,6 +23,8 @@ def figures(resources: Resources, ancestor: Resources, file_bytes: int) -> dict[
                 "kernels_ancestor": before.kernels,
                 "filters": now.filters if now else 0,
                 "filters_ancestor": before.filters,
+                "channels": now.channels if now else 0,
+                "channels_ancestor": before.channels,
             }
         )
     return {

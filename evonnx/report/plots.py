@@ -1,15 +1,19 @@
-"""Plots as inline SVG: no script, no network; colours come from the page's CSS, light and dark."""
+"""Plots as inline SVG that needs no script; colours come from the page's CSS, light and dark.
+
+What can be pointed at has the class "mark", a row and a column for the arrow keys (data-row, data-column),
+and says its value in a <title>; the page's script makes more of these.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from evonnx.report.table import html
 
 WIDTH, HEIGHT = 640, 320
-LEFT, RIGHT, TOP, BOTTOM = 68, 16, 12, 48
+LEFT, RIGHT, TOP, BOTTOM = 76, 16, 12, 52
 """Margins in user units, around the plotting area."""
 SERIES_COLOURS = 5
 """How many the page's CSS defines (.s0 ... .s4); further series start over with another dash."""
@@ -24,6 +28,10 @@ class Series:
     labels: tuple[str, ...]
     """What hovering over each point says."""
     bars: tuple[tuple[float, float], ...] = ()
+    joined: bool = True
+    """Whether a line goes through the points."""
+    names: tuple[str, ...] = ()
+    """Written beside the points, where there are any."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +61,20 @@ class Axis:
             step = max(1, step) if self.whole else step
             first = math.ceil(self.low / step - 1e-9)
             return [index * step for index in range(first, math.floor(self.high / step + 1e-9) + 1)]
-        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
         for mantissas in ((1, 2, 5), (1,)):
-            values = [m * 10.0**decade for decade in decades for m in mantissas]
-            inside = [v for v in values if self.low * (1 - 1e-9) <= v <= self.high * (1 + 1e-9)]
-            if len(inside) <= 10:
+            inside = self._round(mantissas)
+            if 3 <= len(inside) <= 10:
                 return inside
-        return inside[:: math.ceil(len(inside) / 10)]
+        if len(inside) > 10:
+            return inside[:: math.ceil(len(inside) / 10)]
+        finer = self._round(range(1, 10))  # less than a decade
+        return finer if 3 <= len(finer) <= 10 else replace(self, log=False).ticks()
+
+    def _round(self, mantissas: Iterable[int]) -> list[float]:
+        """A logarithmic axis' numbers with these first digits."""
+        decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        values = [m * 10.0**decade for decade in decades for m in mantissas]
+        return [v for v in values if self.low * (1 - 1e-9) <= v <= self.high * (1 + 1e-9)]
 
 
 def axis(
@@ -105,11 +120,8 @@ def line_chart(
     return "\n".join([*parts, "</svg>", _legend(series)])
 
 
-def _opening(title: str, width: float, height: float) -> str:
-    return (
-        f'<svg viewBox="0 0 {width:g} {height:g}" style="max-width: {1.15 * width:.0f}px" role="img" '
-        f'aria-label="{html(title)}">'
-    )
+def _opening(title: str, width: float, height: float, size: str = "") -> str:
+    return f'<svg viewBox="0 0 {width:g} {height:g}"{size} role="img" aria-label="{html(title)}">'
 
 
 def _grid(x_axis: Axis, y_axis: Axis) -> list[str]:
@@ -142,25 +154,32 @@ def _line(one: Series, index: int, x_axis: Axis, y_axis: Axis) -> list[str]:
     look = f"s{index % SERIES_COLOURS}" + (" dashed" if index // SERIES_COLOURS % 2 else "")
     placed = [(x_axis.at(x), y_axis.at(y)) for x, y in one.points]
     corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
-    parts = [f'<polyline class="line {look}" points="{corners}"/>'] if len(placed) > 1 else []
+    parts = [f'<g class="series" data-series="{index}">']
+    if one.joined and len(placed) > 1:
+        parts.append(f'<polyline class="line {look}" points="{corners}"/>')
     for (x, _), (low, high) in zip(placed, one.bars, strict=False):
         parts.append(
             f'<line class="bar {look}" x1="{x:.1f}" y1="{y_axis.at(low):.1f}" '
             f'x2="{x:.1f}" y2="{y_axis.at(high):.1f}"/>'
         )
-    for (x, y), label in zip(placed, one.labels, strict=True):
+    for column, ((x, y), label) in enumerate(zip(placed, one.labels, strict=True)):
         parts.append(
-            f'<circle class="dot {look}" cx="{x:.1f}" cy="{y:.1f}" r="3.5">'
-            f"<title>{html(label)}</title></circle>"
+            f'<circle class="mark dot {look}" data-row="{index}" data-column="{column}" '
+            f'cx="{x:.1f}" cy="{y:.1f}" r="4"><title>{html(label)}</title></circle>'
         )
-    return parts
+    for (x, y), name in zip(placed, one.names, strict=False):
+        beside = 'text-anchor="end" ' if x > WIDTH - 90 else ""
+        shift = -9 if beside else 9
+        parts.append(f'<text class="name-of" {beside}x="{x + shift:.1f}" y="{y - 7:.1f}">{html(name)}</text>')
+    return [*parts, "</g>"]
 
 
 def _legend(series: Sequence[Series]) -> str:
     if len(series) < 2:
         return ""
     items = "".join(
-        f'<li><span class="swatch s{index % SERIES_COLOURS}"></span>{html(one.name)}</li>'
+        f'<li data-series="{index}"><span class="swatch s{index % SERIES_COLOURS}"></span>'
+        f"{html(one.name)}</li>"
         for index, one in enumerate(series)
     )
     return f'<ul class="legend">{items}</ul>'
@@ -179,10 +198,15 @@ def heatmap(
     """
     cell, height, left, top = 46, 22, 12 + 7 * max((len(name) for name in rows), default=0), 24
     left = min(left, 320)
-    parts = [_opening(title, left + cell * len(columns) + 4, top + height * len(rows) + 4)]
+    wide, high = left + cell * len(columns) + 4, top + height * len(rows) + 4
+    # As large as it is: what is wider than the screen scrolls in its box.
+    parts = [_opening(title, wide, high, f' width="{wide}" height="{high}"')]
     for index, name in enumerate(columns):
         x = left + cell * (index + 0.5)
-        parts.append(f'<text class="tick" x="{x:g}" y="{top - 8}" text-anchor="middle">{html(name)}</text>')
+        parts.append(
+            f'<text class="tick" data-column="{index}" x="{x:g}" y="{top - 8}" text-anchor="middle">'
+            f"{html(name)}</text>"
+        )
     for row, (name, values) in enumerate(zip(rows, shares, strict=True)):
         y = top + height * row
         shown = name if len(name) <= 44 else "…" + name[-43:]
@@ -193,13 +217,19 @@ def heatmap(
         for column, share in enumerate(values):
             x = left + cell * column
             parts.append(
-                f'<rect class="cell" x="{x}" y="{y}" width="{cell - 2}" height="{height - 2}" rx="2" '
-                f'fill-opacity="{0.06 + 0.84 * share:.3f}"><title>{html(name)}, {html(columns[column])}: '
+                f'<rect class="mark cell" data-row="{row}" data-column="{column}" '
+                f'x="{x}" y="{y}" width="{cell - 2}" height="{height - 2}" rx="2" '
+                f'fill-opacity="{cell_opacity(share):.3f}"><title>{html(name)}, {html(columns[column])}: '
                 f"{share:.2%}</title></rect>"
-                f'<text class="{"share strong" if share > 0.55 else "share"}" x="{x + cell / 2 - 1:g}" '
+                f'<text class="share" x="{x + cell / 2 - 1:g}" '
                 f'y="{y + 14}" text-anchor="middle">{html(_percent(share))}</text>'
             )
     return "\n".join([*parts, "</svg>"])
+
+
+def cell_opacity(share: float) -> float:
+    """How strong a cell's tint is: visible at nothing, and letters can be read on it at all."""
+    return 0.06 + 0.54 * share
 
 
 def _percent(share: float) -> str:

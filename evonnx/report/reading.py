@@ -9,6 +9,7 @@ from typing import Any
 
 from evonnx.errors import RunError
 from evonnx.faults import Fault
+from evonnx.report.descent import Raised, parents_of_rows, raised
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class Layer:
     kernels_ancestor: int
     filters: int
     filters_ancestor: int
+    channels: int | None = None
+    """Outputs that are physically there; older records don't say."""
+    channels_ancestor: int | None = None
 
     @property
     def survival(self) -> float:
@@ -56,6 +60,18 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """How the compact model was held against the masked one."""
+
+    passed: bool
+    void: bool
+    """It had no power, which is not a pass."""
+    tensors: int
+    worst: float | None
+    """Largest difference, as a share of what the tensor reacts to."""
+
+
+@dataclass(frozen=True)
 class Entry:
     """One line of the tables: the ancestor, an offspring, or best.onnx."""
 
@@ -79,6 +95,20 @@ class Entry:
     """More figures on test data, such as precision and recall, where the task has them."""
     pace: Pace | None = None
     """None where latency was not budgeted."""
+    parents: tuple[str, ...] = ()
+    """Labels of whom it descends from."""
+    reason: str = ""
+    """Why it lives, where there were others to choose from."""
+    achieved: float | None = None
+    """Share of what is budgeted that it kept of its parent's."""
+    bound: float | None = None
+    """Share that it was to keep at most."""
+    screened: int | None = None
+    """Samples that were scored before it was retrained."""
+    proof: Proof | None = None
+    """That removal changed nothing."""
+    training: tuple[float, ...] = ()
+    """Loss after each epoch of retraining."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +134,10 @@ class Run:
     """The timings as they were recorded."""
     faults: tuple[tuple[str, Fault], ...] = ()
     """What went wrong, with the label of the generation; empty for the run as a whole."""
+    pinned: Mapping[str, Any] | None = None
+    """What no offspring can lose, as it was recorded; None in older records."""
+    raised: tuple[Raised, ...] = ()
+    """All that were retrained, where a run bred from several parents."""
 
     @property
     def line(self) -> tuple[Entry, ...]:
@@ -181,7 +215,7 @@ def _read(document: Mapping[str, Any]) -> Run:
         labels.append(f"best ({best['generation']})")
     bench = document.get("bench")
     latencies = _latencies(bench, len(rows)) if bench else [{} for _ in rows]
-    entries = tuple(map(_entry, rows, labels, latencies))
+    entries = tuple(map(_entry, rows, labels, latencies, parents_of_rows(rows, labels)))
     return Run(
         model=str(configuration["model"]),
         task=str(task["description"]),
@@ -200,10 +234,14 @@ def _read(document: Mapping[str, Any]) -> Run:
             for label, row in (*zip(labels, rows, strict=True), ("", document))
             for one in row.get("faults", ())
         ),
+        pinned=document["ancestor"].get("pinned"),
+        raised=tuple(raised(document)),
     )
 
 
-def _entry(row: Mapping[str, Any], label: str, latency: Mapping[int, Latency]) -> Entry:
+def _entry(
+    row: Mapping[str, Any], label: str, latency: Mapping[int, Latency], parents: tuple[str, ...]
+) -> Entry:
     return Entry(
         label=label,
         generation=int(row["generation"]),
@@ -224,14 +262,34 @@ def _entry(row: Mapping[str, Any], label: str, latency: Mapping[int, Latency]) -
         pace=Pace(*(float(row["latency"][name]) for name in Pace.__annotations__))
         if row.get("latency")
         else None,
+        parents=parents,
+        reason=str((row.get("selection") or {}).get("reason", "")),
+        achieved=_number(row.get("achieved")),
+        bound=_number(row.get("budget")),
+        screened=int(row["screened"]) if row.get("screened") is not None else None,
+        proof=_proof(row["proof"]) if row.get("proof") else None,
+        training=tuple(
+            float(epoch["loss"])
+            for epoch in (row.get("training") or {}).get("history", ())
+            if "loss" in epoch
+        ),
     )
+
+
+def _proof(record: Mapping[str, Any]) -> Proof:
+    worst = record.get("worst_difference", record.get("worst"))
+    return Proof(bool(record["passed"]), bool(record["void"]), int(record["tensors"]), _number(worst))
+
+
+_COUNTS = ("synapses", "synapses_ancestor", "kernels", "kernels_ancestor", "filters", "filters_ancestor")
 
 
 def _layer(row: Mapping[str, Any]) -> Layer:
     return Layer(
         str(row["name"]),
         str(row["op_type"]),
-        *(int(row[name]) for name in Layer.__annotations__ if name not in ("name", "op_type")),
+        *(int(row[name]) for name in _COUNTS),
+        *(None if row.get(name) is None else int(row[name]) for name in ("channels", "channels_ancestor")),
     )
 
 

@@ -78,12 +78,24 @@ def literal(text: str) -> str:
 
 
 def to_html(table: Table) -> str:
-    """A section with a heading of level 2."""
-    lines = [f"<section><h2>{html(table.title)}</h2>", '<div class="scroll"><table>', "<thead><tr>"]
-    lines += [f"<th{_side(table, index)}>{html(column)}</th>" for index, column in enumerate(table.columns)]
+    """A section with a heading of level 3; its box scrolls by keyboard too."""
+    title = html(table.title)
+    lines = [
+        f'<section><h3>{title}</h3>\n<div class="scroll" tabindex="0" role="region" aria-label="{title}">'
+    ]
+    lines.append("<table>\n<thead><tr>")
+    lines += [
+        f'<th scope="col"{_side(table, index)}>{html(column)}</th>'
+        for index, column in enumerate(table.columns)
+    ]
     lines.append("</tr></thead><tbody>")
     for number, row in enumerate(table.rows):
-        cells = "".join(f"<td{_side(table, index)}>{html(cell)}</td>" for index, cell in enumerate(row))
+        cells = "".join(
+            f'<th scope="row"{_side(table, index)}>{html(cell)}</th>'
+            if index == 0
+            else f"<td{_side(table, index, cell)}>{html(cell)}</td>"
+            for index, cell in enumerate(row)
+        )
         lines.append(f'<tr class="marked">{cells}</tr>' if number in table.marked else f"<tr>{cells}</tr>")
     lines.append("</tbody></table></div>")
     if table.note:
@@ -91,8 +103,14 @@ def to_html(table: Table) -> str:
     return "\n".join(lines) + "</section>\n"
 
 
-def _side(table: Table, index: int) -> str:
-    return ' class="words"' if index < table.left else ""
+_LONG = 40
+"""Letters above which words may wrap, but not to a pillar."""
+
+
+def _side(table: Table, index: int, cell: str = "") -> str:
+    if index >= table.left:
+        return ""
+    return ' class="words long"' if len(cell) > _LONG else ' class="words"'
 
 
 def html(text: str) -> str:
