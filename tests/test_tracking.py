@@ -20,6 +20,7 @@ from evonnx.errors import EvonnxError, PluginError
 from evonnx.evolution import Observer, evolve
 from evonnx.plugins import Plugin
 from evonnx.testing import Tracked, TrackerContract
+from evonnx.testing.tracker_contract import POINTS
 from evonnx.tracker import Point, TrackedRun, Tracker
 from evonnx.tracking import Asked, Tracking, trackers
 from evonnx.tracking.observing import FOLDER, KNOWN_FILE, LiveLoss, known_runs
@@ -496,12 +497,19 @@ class TestMlflow(TrackerContract):
         assert {point.name for point in there.points} == {"mAP_0.5"}
 
     @pytest.mark.slow
-    def test_a_database(self, make, run, read, tmp_path):
+    def test_a_database(self, make, read, tmp_path, monkeypatch):
         pytest.importorskip("sqlalchemy")
-        where = f"sqlite:///{tmp_path / 'mlflow.db'}"
-        self.test_a_run_that_goes_on_is_told_again_and_tracked_once(
-            make, TrackedRun("mine", tmp_path / "place", where), read
-        )
+        monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts
+        run = TrackedRun("mine", tmp_path / "place", f"sqlite:///{tmp_path / 'mlflow.db'}")
+        self.test_keeps_what_it_is_told(make, run, read, tmp_path)
+        tracker = make()
+        found = tracker.open(run)
+        tracker.points(POINTS[:2])
+        again = make()
+        assert again.open(TrackedRun(run.name, run.place, run.where, found)) == found
+        again.points(POINTS)
+        again.files([tmp_path / "best.onnx"])
+        assert sorted(point.step for point in read(run.where, found).points) == [1, 2, 3]
 
     def test_a_server_that_is_gone_costs_a_note(self, make, model, tmp_path, monkeypatch):
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
