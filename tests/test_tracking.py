@@ -295,8 +295,8 @@ def test_siblings_have_curves_of_their_own():
             live.stage(generation, "removing and proving")
             live.stage(generation, "retraining")
             for step in (1, 2):
-                if (mean := live.heard(Progress(1, 1, step, 2, float(step)))) is not None:
-                    heard.append((live.name, mean))
+                if (over := live.heard(Progress(1, 1, step, 2, float(step)))) is not None:
+                    heard.append(over)
     assert heard == [("live/loss", 1.5), ("live/loss_sibling_2", 1.5)] * 2
 
 
@@ -417,6 +417,34 @@ class TestTensorBoard(TrackerContract):
         assert points - live == expected
         assert "adaptive" in found.parameters["options.pressure.encoding"]
         assert any("fewer synapses" in text for text in found.texts)
+
+    def test_two_runs_of_one_name_are_two(self, make, tmp_path):
+        """As `--track tensorboard=logs` of runs/a/mine and runs/b/mine."""
+        found = {}
+        for run in ("a", "b"):
+            tracker = make()
+            found[run] = tracker.open(TrackedRun("mine", tmp_path / run, str(tmp_path / "logs")))
+            tracker.points([Point("score", 1, 0.5)])
+            tracker.close(False)
+        assert [Path(found[run]).name for run in "ab"] == ["mine", "mine-2"]
+        again = make()
+        assert (
+            again.open(TrackedRun("mine", tmp_path / "b", str(tmp_path / "logs"), found["b"])) == found["b"]
+        )
+        again.close(True)
+        assert len(read_events(found["a"]).points) == 1
+        assert read_events(found["b"]).points == []
+
+    @pytest.mark.parametrize("known", ["../../mine", "/", "", "mine/../../elsewhere", "other"])
+    def test_a_damaged_name_leads_nowhere(self, make, tmp_path, known):
+        logs = tmp_path / "logs"
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "events.out.tfevents.1.evonnx").write_bytes(b"")
+        tracker = make()
+        found = tracker.open(TrackedRun("mine", tmp_path / "place", str(logs), known))
+        tracker.close(True)
+        assert Path(found) == logs / "mine"
+        assert (tmp_path / "elsewhere" / "events.out.tfevents.1.evonnx").exists()
 
     def test_a_folder_that_cannot_be_written_costs_a_note(self, make, model, tmp_path):
         (tmp_path / "file").write_text("")

@@ -6,6 +6,7 @@ cannot be taken back line by line.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,11 +38,10 @@ class TensorBoardTracker:
         Raises:
             OSError: it cannot be written.
         """
-        folder = run.place if run.where is None else Path(run.where) / run.name
+        folder = _folder(run)
         folder.mkdir(parents=True, exist_ok=True)
-        if run.known is not None:
-            for old in folder.glob(f"events.out.tfevents.*{_SUFFIX}"):
-                old.unlink()
+        for old in _written(folder):
+            old.unlink()
         self._writer = EventFileWriter(str(folder), flush_secs=_FLUSH_SECONDS, filename_suffix=_SUFFIX)
         return str(folder)
 
@@ -95,3 +95,20 @@ class TensorBoardTracker:
         assert self._writer is not None, "open comes first"
         summary = summary_pb2.Summary(value=values)
         self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+
+
+def _folder(run: TrackedRun) -> Path:
+    """The one that the run was tracked in, else one that has no events of another run."""
+    first = run.place if run.where is None else Path(run.where) / run.name
+    known = Path(run.known).name if run.known else ""
+    if re.fullmatch(rf"{re.escape(first.name)}(-\d+)?", known):  # whatever else it says, it leads nowhere
+        return first.with_name(known)
+    number, folder = 1, first
+    while _written(folder):
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
+
+
+def _written(folder: Path) -> list[Path]:
+    return list(folder.glob(f"events.out.tfevents.*{_SUFFIX}"))

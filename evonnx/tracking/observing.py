@@ -100,8 +100,8 @@ class Tracking(Observer):
     def training(self, generation: int, news: Progress) -> None:
         """Tell the mean loss of each epoch when it is over."""
         self._inner.training(generation, news)
-        if (mean := self._training.heard(news)) is not None:
-            name = self._training.name
+        if (over := self._training.heard(news)) is not None:
+            name, mean = over
             self._points([Point(name, self._epochs + news.epoch, mean)])
 
     def generation_done(self, row: Mapping[str, Any]) -> None:
@@ -195,34 +195,34 @@ class Tracking(Observer):
 
 
 class LiveLoss:
-    """The loss of the training that is going on, epoch by epoch."""
+    """The loss of trainings that are going on, epoch by epoch; siblings have curves of their own."""
 
     def __init__(self) -> None:
-        self.name = "live/loss"
         self._generation, self._trainings = 0, 0
-        self._epoch = 0
-        self._losses: list[float] = []
+        self._epochs: dict[int, tuple[int, list[float]]] = {}
+        """By the number of the sibling: the epoch, and the losses heard in it."""
 
     def stage(self, generation: int, text: str) -> None:
-        """Siblings have curves of their own."""
+        """Where offspring are trained one after another, stages tell them apart."""
         if generation != self._generation:
             self._generation, self._trainings = generation, 0
+            self._epochs.clear()
         if "training" in text:
             self._trainings += 1
-            sibling = f"_sibling_{self._trainings}" if self._trainings > 1 else ""
-            self.name = f"live/loss{sibling}"
-            self._epoch = 0
 
-    def heard(self, news: Progress) -> float | None:
-        """The mean loss of an epoch, once it is over."""
-        if news.epoch != self._epoch:
-            self._epoch, self._losses = news.epoch, []
-        self._losses.append(news.loss)
+    def heard(self, news: Progress) -> tuple[str, float] | None:
+        """The curve and the mean loss of an epoch, once it is over."""
+        # Those that are trained at a time are told apart by their news.
+        number = getattr(news, "offspring", None) or self._trainings
+        epoch, losses = self._epochs.get(number, (0, []))
+        losses = [*(losses if epoch == news.epoch else []), news.loss]
+        self._epochs[number] = news.epoch, losses
         if news.step < news.steps:
             return None
-        mean = sum(self._losses) / len(self._losses)
-        self._losses = []
-        return mean if math.isfinite(mean) else None
+        self._epochs[number] = news.epoch, []
+        mean = sum(losses) / len(losses)
+        sibling = f"_sibling_{number}" if number > 1 else ""
+        return (f"live/loss{sibling}", mean) if math.isfinite(mean) else None
 
 
 def known_runs(folder: Path) -> dict[str, dict[str, Any]]:
