@@ -249,6 +249,18 @@ def test_a_run_that_fails_at_once_leaves_nothing(model, tmp_path):
     assert not (tmp_path / "mine").exists()
 
 
+def test_a_record_that_cannot_be_read_costs_a_note(tmp_path):
+    book, ear = Notebook(), Ear()
+    with Tracking([Asked("notebook", book)], ear) as observer:
+        observer.opened(tmp_path)
+        observer.started("title", 1, [])
+        observer.generation_done({"generation": 1})
+    assert book.calls == []
+    assert ear.done == [1]
+    (note,) = ear.notes
+    assert note.startswith("The run is not tracked: ")
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"notebook": 3}', '{"notebook": {"known": 3}}'])
 def test_what_a_damaged_file_knows_is_forgotten(tmp_path, content):
     (tmp_path / FOLDER).mkdir()

@@ -122,7 +122,11 @@ class Tracking(Observer):
         if self._begun or self._folder is None:
             return
         self._begun = True
-        record = read_json(self._folder / RUN_FILE)
+        try:
+            record = read_json(self._folder / RUN_FILE)
+        except EvonnxError as error:
+            self._inner.note(f"The run is not tracked: {error}")
+            return
         values, known = parameters_of(record), known_runs(self._folder)
         for asked in self._asked:
             worker = Worker(asked.name)
@@ -158,12 +162,12 @@ class Tracking(Observer):
         record = read_json(self._folder / RUN_FILE)
         if "ancestor" not in record:
             return
-        if best := record.get("best"):
-            self._points(points_of_best(best, self._generations, self._epochs))
-        if bench := record.get("bench"):
-            self._points(points_of_bench(bench, self._generations))
-        run = read_run(record)
         with of_a_record(RUN_FILE):
+            if best := record.get("best"):
+                self._points(points_of_best(best, self._generations, self._epochs))
+            if bench := record.get("bench"):
+                self._points(points_of_bench(bench, self._generations))
+            run = read_run(record)
             texts = {"summary": summary(run)} | {one.title: to_markdown(one) for one in tables(run)}
         if finished and not (self._folder / HTML_FILE).is_file():  # the command line writes it before
             write_report(self._folder)
