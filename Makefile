@@ -71,7 +71,7 @@ test-oldest:
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[torch,samples,dev]'
 	$(OLDEST)/bin/python -m pytest -n 2
 
-# The documentation, in build/site; it opens from there, without a server and without a network.
+# The documentation, in build/site: opens from there and needs no network; only its search needs a server (`mkdocs serve`).
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet

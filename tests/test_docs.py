@@ -244,6 +244,6 @@ def test_every_link_leads_somewhere(site, pages):
 
 def test_mathematics_is_drawn_without_scripts(site):
     method = (site / "method.html").read_text(encoding="utf-8")
-    assert method.count('display="block"') >= 4
+    assert method.count('display="block"') >= 5
     assert "$`" not in method
     assert "\\frac" not in method
