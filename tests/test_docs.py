@@ -35,6 +35,8 @@ WHAT = re.compile(
     r"<!-- (run|run slow|run slow: needs (?P<needs>\w+)|file: (?P<file>[\w.]+)|not run: .+) -->"
 )
 FENCE = re.compile(r"(?:^(<!-- [^\n]* -->)\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ELSEWHERE = {"tasks"}
+"""Pages whose examples have tests beside what they are about."""
 HEAVY = {"own-model"}
 """Pages that take more than ten seconds even without what is slow in them: they train a network first."""
 
@@ -72,7 +74,7 @@ PAGES = {page.stem: fences(page) for page in sorted(DOCS.glob("*.md"))}
 RUNNABLE = [name for name, found in PAGES.items() if any(one.runs for one in found)]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", sorted(PAGES.keys() - ELSEWHERE))
 def test_what_becomes_of_every_snippet_is_said(page):
     for one in PAGES[page]:
         if one.language in ("sh", "bash", "python", "toml"):
