@@ -175,6 +175,24 @@ def test_a_module_moves_and_keeps_its_precision(pruned):
     assert not torch.allclose(module(images), expected)
 
 
+def test_a_copy_is_a_module_of_its_own(pruned, tmp_path):
+    """As averages of weights are kept."""
+    module = load_module(pruned)
+    images = torch.from_numpy(example_images(4, 0)[0])
+    first = module(images)  # compiled, on the weights of this one
+    average = torch.optim.swa_utils.AveragedModel(module)
+    torch.testing.assert_close(average(images), first)
+    trained(module, torch.optim.SGD(module.parameters(), 0.05))
+    torch.testing.assert_close(average(images), first)
+    average.update_parameters(module)
+    torch.testing.assert_close(average(images), module(images))
+    trained(average.module, torch.optim.SGD(average.parameters(), 0.05, momentum=0.9))
+    assert not torch.allclose(average(images), module(images))
+    for name, mask in live_masks(load_network(pruned)).items():
+        assert not average.module.weights[name].detach().numpy()[~mask].any()
+    save_weights(average.module, tmp_path / "average.onnx")
+
+
 @pytest.mark.gpu
 def test_a_module_moves_to_the_gpu(pruned, tmp_path, torch_cuda):
     module = load_module(pruned).to(torch_cuda)

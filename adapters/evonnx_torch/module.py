@@ -160,6 +160,10 @@ class OnnxModule(nn.Module):
         self.forget_programs()
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Programs hold the weights of the module that they were compiled for; a copy compiles its own.
+        return {**self.__dict__, "_programs": {}}
+
     def tensors(self, batch: Mapping[str, Array]) -> dict[str, Tensor]:
         """Numpy inputs as tensors on the device (scalars that steer the graph stay on the CPU)."""
         result = {}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -46,15 +47,19 @@ class TrainableModel(nn.Module):
         check_masks(self.graph.graph, self.masks)
         self.input_names = tuple(value.name for value in self.graph.graph.inputs)
         self.output_names = tuple(self.graph.graph.outputs)
-        for number, (name, mask) in enumerate(self.masks.items()):
-            if name in self.weights:
-                buffer = f"mask{number}"
-                self.register_buffer(
-                    buffer, torch.from_numpy(np.array(mask, np.bool_)).to(device), persistent=False
-                )
-                with torch.no_grad():
-                    self.weights[name].mul_(self.get_buffer(buffer))
-                self.weights[name].register_hook(self._held(buffer))  # type: ignore[no-untyped-call]
+        self._buffer_of = {
+            name: f"mask{number}" for number, name in enumerate(self.masks) if name in self.weights
+        }
+        for name, buffer in self._buffer_of.items():
+            mask = torch.from_numpy(np.array(self.masks[name], np.bool_)).to(device)
+            self.register_buffer(buffer, mask, persistent=False)
+            with torch.no_grad():
+                self.weights[name].mul_(mask)
+        self._hold()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._hold()  # a copy of a parameter has no hooks
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -91,6 +96,10 @@ class TrainableModel(nn.Module):
         if name in self.graph.steering:  # a program is compiled for its value
             return torch.tensor(tensor.reshape(-1)[0].item())
         return self.graph.laid_out(tensor)
+
+    def _hold(self) -> None:
+        for name, buffer in self._buffer_of.items():
+            self.weights[name].register_hook(self._held(buffer))  # type: ignore[no-untyped-call]
 
     def _held(self, buffer: str) -> Callable[[Tensor], Tensor]:
         def without_the_dead(gradient: Tensor) -> Tensor:
