@@ -5,7 +5,8 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-browser test-all test-oldest dist lint setup clean sample-lenet5-mnist sample-lenet5-mnist-dense sample-lenet5-stl10 \
+.PHONY: demo test test-browser test-all test-oldest docs dist lint setup clean sample-lenet5-mnist \
+	sample-lenet5-mnist-dense sample-lenet5-stl10 \
 	sample-alexnet sample-resnet56 sample-resnet56-2.57x sample-resnet56-4x sample-detectnet
 
 setup: $(VENV)/.installed
@@ -76,6 +77,12 @@ test-oldest:
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[torch,samples,dev]'
 	$(OLDEST)/bin/python -m pytest -n 2
+
+# The documentation, in build/site: opens from there and needs no network; only its search needs a server (`mkdocs serve`).
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m pytest tests/test_docs.py
 
 # Wheel and sdist, tried in an environment of their own.
 dist: setup

@@ -1,4 +1,5 @@
-"""Plugins: adapters, encodings, environment factors, dependency rules and tasks, found through entry points.
+"""Plugins: adapters, encodings, environment factors, dependency rules, tasks and trackers, found through
+entry points.
 
 The built-in ones come in by the same door. Nothing is imported until it is asked for; a plugin that cannot be
 imported is listed with its error and never breaks the list.
@@ -20,7 +21,7 @@ from typing import Any, Literal
 
 from evonnx.errors import EvonnxError, PluginError
 
-Kind = Literal["adapters", "encodings", "environment_factors", "dependency_rules", "tasks"]
+Kind = Literal["adapters", "encodings", "environment_factors", "dependency_rules", "tasks", "trackers"]
 
 KINDS: Mapping[Kind, str] = {
     "adapters": "adapter",
@@ -28,6 +29,7 @@ KINDS: Mapping[Kind, str] = {
     "environment_factors": "environment factor",
     "dependency_rules": "dependency rule",
     "tasks": "task",
+    "trackers": "tracker",
 }
 """Entry point group (after `evonnx.`) -> what one of them is called."""
 
@@ -82,7 +84,7 @@ def _advice(error: BaseException, plugin: Plugin) -> str:
     if (
         isinstance(error, ModuleNotFoundError)
         and plugin.origin == OWN_DISTRIBUTION
-        and plugin.kind == "adapters"
+        and plugin.kind in ("adapters", "trackers")
     ):
         return f"Install what it needs: `pip install 'evonnx[{plugin.name}]'`."
     return f"Repair or remove the distribution {plugin.origin!r}."
@@ -155,6 +157,11 @@ def dependency_rules() -> dict[str, Plugin]:
 def tasks() -> dict[str, Plugin]:
     """Kinds of tasks by name."""
     return plugins_of("tasks")
+
+
+def trackers() -> dict[str, Plugin]:
+    """Experiment trackers by name."""
+    return plugins_of("trackers")
 
 
 def get(kind: Kind, name: str) -> Any:

@@ -42,13 +42,14 @@ def test_the_built_in_ones_come_in_by_the_same_door():
     assert "synapses" in plugins.environment_factors()
     assert "convolution" in plugins.dependency_rules()
     assert {"classification", "detection", "distillation"} <= set(plugins.tasks())
+    assert {"mlflow", "tensorboard"} <= set(plugins.trackers())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_installed_plugin_loads(kind):
     for name, plugin in plugins_of(kind).items():
-        if name == "torch":
-            pytest.importorskip("torch")
+        if name in ("torch", "mlflow", "tensorboard"):
+            pytest.importorskip(name, reason=f"the extra `{name}` is not installed")
         assert plugin.error is None
         assert plugin.version
         assert plugin.note == ""

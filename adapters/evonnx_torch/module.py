@@ -146,7 +146,23 @@ class OnnxModule(nn.Module):
         self._programs.clear()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OnnxModule:
-        raise RuntimeError("An OnnxModule is built on its device and in float32; build it anew to move it.")
+        probe = fn(torch.empty(0, device=self.device))
+        if probe.dtype is not torch.float32:
+            raise RuntimeError(
+                f"An ONNX graph trains in float32, not {probe.dtype}; use torch.autocast for less."
+            )
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for number, name in enumerate(self.weights):  # may be other objects now
+            self.weights[name] = self.get_parameter(f"p{number}")
+        for number, name in enumerate(self.statistics):
+            self.statistics[name] = self.get_buffer(f"s{number}")
+        self.device = probe.device
+        self.forget_programs()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Programs hold the weights of the module that they were compiled for; a copy compiles its own.
+        return {**self.__dict__, "_programs": {}}
 
     def tensors(self, batch: Mapping[str, Array]) -> dict[str, Tensor]:
         """Numpy inputs as tensors on the device (scalars that steer the graph stay on the CPU)."""

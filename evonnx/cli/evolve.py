@@ -279,6 +279,15 @@ def evolve(
             rich_help_panel=_RETRAINING,
         ),
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=WHERE]",
+            help="Tell an experiment tracker how the run goes: mlflow or tensorboard, at its own place or at "
+            "this address or folder; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     input_shape: InputShapes = None,
     threads: Threads = None,
     provider: TimedOn = Provider.AUTO,
@@ -298,6 +307,7 @@ def evolve(
       evonnx evolve model.onnx --out runs/mine --target 0.05 --epochs 2 --resume
       evonnx evolve model.onnx --budget macs=0.4 --levels clusters --epochs 5
       evonnx evolve model.onnx --budget latency=0.5 --budget bytes=0.3
+      evonnx evolve model.onnx --track tensorboard --track mlflow=http://localhost:5000
       evonnx evolve model.onnx --adapter command --command "python train.py {model} {masks} {output}"
     """
     from rich.console import Console
@@ -306,7 +316,9 @@ def evolve(
     from evonnx.evolution import EvolveOptions, Pressure, Retraining, Selection
     from evonnx.evolution import evolve as run_evolution
     from evonnx.report import render_terminal, write_report
+    from evonnx.tracking import Tracking, trackers
 
+    tracked = trackers(track or ())
     options: EvolveOptions = EvolveOptions(
         generations=gens,
         seed=seed,
@@ -339,9 +351,9 @@ def evolve(
     )
     observer = LiveObserver(Console(stderr=True))
     with _resumable(observer, out, resume):
-        with observer:
+        with observer, Tracking(tracked, observer) as heard:
             run = run_evolution(
-                model, task, out, options, resume=resume, observer=observer, retrain_timeout=retrain_timeout
+                model, task, out, options, resume=resume, observer=heard, retrain_timeout=retrain_timeout
             )
             write_report(run.folder)
         if as_json:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from evonnx.testing.rule_contract import DependencyRuleContract
     from evonnx.testing.task_contract import TaskContract
     from evonnx.testing.toy import ToyAdapter
+    from evonnx.testing.tracker_contract import Tracked, TrackerContract
 
 __all__ = [
     "AdapterContract",
@@ -35,6 +36,8 @@ __all__ = [
     "TaskContract",
     "TinyTask",
     "ToyAdapter",
+    "Tracked",
+    "TrackerContract",
     "tiny_classifier",
 ]
 
@@ -46,6 +49,8 @@ _HOMES = {
     "TaskContract": "task_contract",
     "TinyTask": "models",
     "ToyAdapter": "toy",
+    "Tracked": "tracker_contract",
+    "TrackerContract": "tracker_contract",
     "tiny_classifier": "models",
 }
 
