@@ -40,9 +40,9 @@ def mate(joint: Parent, parents: Sequence[Genome], shares: Sequence[float] | Non
     """The genome of a joint network.
 
     Args:
-        joint: the joint network with its clusters.
+        joint: the joint network with its clusters and prices.
         parents: genomes of the parents in the joint network's shapes, over the same clusters, of one
-            encoding.
+            encoding and at the same prices.
         shares: a_k of each, positive, summing to 1; None: all alike.
 
     Raises:
@@ -64,6 +64,7 @@ def mate(joint: Parent, parents: Sequence[Genome], shares: Sequence[float] | Non
         encoding=encoding,
         traits={name: _trait(parents, logs, encoding.synapse_selectivity) for name in joint.network.weights},
         cluster_x=_strength(cluster_log_p, logs, encoding.cluster_selectivity),
+        priced=parents[0].priced,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ def overlap(one: Flags, other: Flags) -> float:
 
 
 def choose_mates(
-    first: int, fit: Sequence[int], others: Sequence[int], alive: Sequence[Flags], most: int
+    first: int, fit: Sequence[int], others: Sequence[int], alive: Mapping[int, Flags], most: int
 ) -> list[int]:
     """Choose up to `most` candidates.
 
