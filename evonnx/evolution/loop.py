@@ -27,6 +27,7 @@ from evonnx.evolution.beginning import Case, choose, first_record, read_case, se
 from evonnx.evolution.breeding import parents_of
 from evonnx.evolution.choices import recorded_choices
 from evonnx.evolution.configuration import check_same, configuration_of
+from evonnx.evolution.fronts import points_of, to_json
 from evonnx.evolution.generation import make_generation
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.recovery import choose_best, recover
@@ -301,5 +302,7 @@ def _finish(case: Case, setting: Setting, store: RunStore, record: dict[str, Any
         input_shapes=case.options.input_shapes or None,
     )
     record["bench"] = timed.to_json()
+    if case.options.selection.parents > 1:
+        record["pareto"] = to_json(points_of(rows, record["best"], record["bench"]), setting.judge.metric)
     store.write_run(record)
     store.drop_checkpoints()  # not earlier: whoever is killed while timing need not train again
