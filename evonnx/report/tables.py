@@ -188,7 +188,7 @@ def front_table(run: Run) -> Table:
     """The Pareto front of all offspring that were raised."""
     return Table(
         "Pareto front",
-        ("Gen.", run.metric_column, "synapses", "bytes", "time", "kept"),
+        ("Gen.", f"validation {run.metric_column}", "synapses", "bytes", "time", "kept"),
         tuple(
             (
                 one.name,
