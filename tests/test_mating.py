@@ -151,7 +151,7 @@ def test_what_lives_in_any_parent_lives_in_the_joint_network(name: str, kind: st
 def test_vectors_come_from_the_first_parent_in_which_their_channel_lives() -> None:
     net, coupling = runnable("residual_bn")
     parents = [lifted(net, coupling, child(net, coupling, "channel", seed, share=0.5)) for seed in (1, 2)]
-    joint = lifted(net, coupling, join(net, parents).network)
+    joint = lifted(net, coupling, join(net, parents, "dominant").network)
     seen = set()
     for vector in coupling.vectors:
         alive = [one.alive[vector.name] for one in parents]

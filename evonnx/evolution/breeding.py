@@ -19,7 +19,7 @@ import numpy as np
 
 from evonnx.clusters import find_clusters
 from evonnx.dependency import Coupling, analyse
-from evonnx.errors import EvonnxError
+from evonnx.errors import EvonnxError, RunError
 from evonnx.evolution.begetting import Parent
 from evonnx.evolution.raising import Offspring
 from evonnx.evolution.selection import tolerance
@@ -147,9 +147,19 @@ def parents_of(row: Row, folder: Path) -> list[Path]:
     Args:
         row: its figures; files are named by how many siblings there are, never by what it says of them.
         folder: where it lives.
+
+    Raises:
+        RunError: one is missing.
     """
     siblings = [sibling_folder(folder, number) for number in range(1, len(row.get("siblings", ())) + 1)]
-    return [folder / COMPACT_FILE, *(one / COMPACT_FILE for one in siblings)]
+    models = [folder / COMPACT_FILE, *(one / COMPACT_FILE for one in siblings)]
+    for model in models:
+        if not model.is_file():
+            raise RunError(
+                f"{model} is missing, though {folder.name} was complete once. Remove {folder} and the "
+                "generations after it, and they are made again."
+            )
+    return models
 
 
 def raised(

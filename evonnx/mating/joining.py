@@ -26,8 +26,8 @@ from evonnx.network import Array, Network, network_of
 from evonnx.onnx_io import set_array
 
 Rule = Literal["dominant", "mean"]
-RULE: Rule = "dominant"
-"""What a run uses; docs/mating.md has what the others give."""
+RULE: Rule = "mean"
+"""What a run uses; docs/choices.md says why."""
 
 
 @dataclass(frozen=True)
