@@ -41,6 +41,11 @@ _LARGEST_TENSORS = 1 << 36
 """Bytes; what evonnx writes itself stays far below."""
 
 
+def generation_name(generation: int) -> str:
+    """Of a generation's folder."""
+    return f"gen-{generation:02d}"
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Put a file in place whole.
 
@@ -273,7 +278,7 @@ class RunStore:
 
     def generation_folder(self, generation: int) -> Path:
         """Where an offspring lives once it is complete."""
-        return self.folder / f"gen-{generation:02d}"
+        return self.folder / generation_name(generation)
 
     def rows(self) -> list[Row]:
         """Figures of all complete generations, in order, read from their own immutable files."""

@@ -216,6 +216,15 @@ def evolve(
     offspring: Annotated[
         int, typer.Option(min=1, help="Samples retrained per generation.", rich_help_panel=_SELECTION)
     ] = 1,
+    parents: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Breed a generation from up to this many offspring of the one before: the fittest, and "
+            "others that have little in common with it.",
+            rich_help_panel=_SELECTION,
+        ),
+    ] = 1,
     max_drop: Annotated[
         float,
         typer.Option(min=0, help="Largest loss of score, in the metric's unit.", rich_help_panel=_SELECTION),
@@ -308,6 +317,7 @@ def evolve(
       evonnx evolve model.onnx --budget macs=0.4 --levels clusters --epochs 5
       evonnx evolve model.onnx --budget latency=0.5 --budget bytes=0.3
       evonnx evolve model.onnx --track tensorboard --track mlflow=http://localhost:5000
+      evonnx evolve model.onnx --offspring 3 --parents 2
       evonnx evolve model.onnx --adapter command --command "python train.py {model} {masks} {output}"
     """
     from rich.console import Console
@@ -338,7 +348,7 @@ def evolve(
             encoding=encoding,
             align=alignment(align),
         ),
-        selection=Selection(screen=screen, offspring=offspring),
+        selection=Selection(screen=screen, offspring=offspring, parents=parents),
         retraining=Retraining(
             adapter=adapter,
             adapter_options=adapter_options(adapter_option, adapter_command),

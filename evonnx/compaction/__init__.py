@@ -2,6 +2,7 @@
 
 from evonnx.compaction.apply import apply_plan
 from evonnx.compaction.lineage import compose_lineage, read_lineage, write_lineage
+from evonnx.compaction.placing import kept_by_axis, places
 from evonnx.compaction.plan import Compacted, Lineage, Plan
 from evonnx.compaction.planner import plan_compaction
 from evonnx.compaction.pricing import PaddingPrice, price_padding
@@ -13,6 +14,8 @@ __all__ = [
     "Plan",
     "apply_plan",
     "compose_lineage",
+    "kept_by_axis",
+    "places",
     "plan_compaction",
     "price_padding",
     "read_lineage",

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from evonnx.clusters import find_clusters
+from evonnx.clusters import Clusters, find_clusters
 from evonnx.dependency import Coupling, analyse
 from evonnx.environment import Budget, prices_of
 from evonnx.evolution.setting import Setting
 from evonnx.evolution.stopwatch import EVALUATE, RETRAIN, Stopwatch
-from evonnx.genome import encode, needs_gradients
+from evonnx.genome import Genome, encode, needs_gradients
+from evonnx.genome import Parent as Inheritance
 from evonnx.masking import apply_masks
-from evonnx.masks import PackedMasks
+from evonnx.masks import PackedMasks, live_masks
+from evonnx.mating import mate
 from evonnx.network import Array, Network, load_network, network_of
 from evonnx.onnx_io import detach, drop_weights
 from evonnx.run_store import (
@@ -35,6 +37,17 @@ class Parent:
     generation: int
     """0: the ancestor."""
     model: Path
+    lines: tuple[Path, ...] = ()
+    """Of a joint network (`breeding.unite`): its parents in its graph, the fittest first."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One network that a genome is read from."""
+
+    network: Network
+    sensitivities: Mapping[str, Array] | None
+    """Where the encoding needs them."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +86,19 @@ class Brood:
     """The parent."""
     coupling: Coupling
     budgets: tuple[Budget, ...]
-    sensitivities: Mapping[str, Array] | None
-    """Of the parent, where the encoding needs them."""
+    lines: tuple[Line, ...]
+    """What the genome is read from: the parent, or each of those that were joined in it."""
     watch: Stopwatch
+
+    def genome(self, clusters: Clusters, prices: Mapping[str, float] | None) -> Genome:
+        """The parent's, or the mated one of several."""
+        encoding = self.setting.encoding
+        genomes = [
+            encode(one.network, clusters, encoding, sensitivities=one.sensitivities, prices=prices)
+            for one in self.lines
+        ]
+        joint = Inheritance(self.network, clusters, prices=prices)
+        return mate(joint, genomes) if len(genomes) > 1 else genomes[0]
 
 
 def screen(brood: Brood, samples: list[Drawn]) -> list[int]:
@@ -130,8 +153,7 @@ def draw(brood: Brood, seeds: np.random.SeedSequence, key: str) -> tuple[Solutio
     options, encoding = brood.setting.options, brood.setting.encoding
     with brood.watch.timing("encode"):
         clusters = find_clusters(brood.network, brood.coupling, encoding.granularity)
-        prices = prices_of(brood.network, brood.budgets)
-        encoded = encode(brood.network, clusters, encoding, sensitivities=brood.sensitivities, prices=prices)
+        encoded = brood.genome(clusters, prices_of(brood.network, brood.budgets))
     wanted = max(options.selection.screen, options.selection.offspring)
     with brood.watch.timing("sample"):
         solution = solve(
@@ -179,17 +201,24 @@ def beget(
     """
     with watch.timing("load"):
         network = load_network(parent.model, setting.options.input_shapes)
-    budgets = setting.budgeting.bounds(network, generation, easings)
+        joined = [load_network(one, setting.options.input_shapes) for one in parent.lines]
+    fittest = joined[0] if joined else network
+    budgets = setting.budgeting.bounds(fittest, generation, easings)
+    if joined:
+        budgets = tuple(of_joint(bound, fittest, network) for bound in budgets)
     sampling, training = seeds.spawn(2)
-    sensitivities = None
-    if needs_gradients(setting.encoding):
-        setting.observer.stage(generation, "measuring gradients")
-        seed = int(sampling.generate_state(1)[0])
-        with watch.timing(RETRAIN):
-            sensitivities = setting.trainer.sensitivities(network, parent.model, setting.training, seed)
+    lines = []
+    for one, model in zip(joined or [network], parent.lines or [parent.model], strict=True):
+        sensitivities = None
+        if needs_gradients(setting.encoding):
+            setting.observer.stage(generation, "measuring gradients")
+            seed = int(sampling.generate_state(1)[0])
+            with watch.timing(RETRAIN):
+                sensitivities = setting.trainer.sensitivities(one, model, setting.training, seed)
+        lines.append(Line(one, sensitivities))
     with watch.timing("analyse"):
         coupling = analyse(network)
-    brood = Brood(setting, generation, network, coupling, budgets, sensitivities, watch)
+    brood = Brood(setting, generation, network, coupling, budgets, tuple(lines), watch)
     key = f"{generation} eased {easings}" if easings else f"{generation}"
     solution, samples = draw(brood, sampling, key)
     order = screen(brood, samples)
@@ -198,6 +227,16 @@ def beget(
     for number, child in enumerate(children):
         home, seed = folder / f"candidate-{number}", int(child.generate_state(1)[0])
         nests.append(nest(brood, samples[order[number]], home, seed, alone=len(children) == 1))
-    drop_weights(network.model)
+    for one in (network, *joined):
+        drop_weights(one.model)
     give_back_memory()
     return solution, nests
+
+
+def of_joint(bound: Budget, fittest: Network, joint: Network) -> Budget:
+    """A bound on what the fittest parent uses, as one on what the joint network uses: the same amount. So
+    offspring of several parents are asked to be as small as those of the fittest alone."""
+    factor = bound.factor
+    assert not isinstance(factor, str)
+    amounts = [factor.measure(one, live_masks(one)) for one in (fittest, joint)]
+    return Budget(min(1.0, bound.share * amounts[0] / amounts[1]), factor)

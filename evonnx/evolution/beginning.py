@@ -17,7 +17,7 @@ from evonnx.errors import RunError
 from evonnx.evolution.budgeting import budgeting_of, check_factors, factors_of
 from evonnx.evolution.figures import figures
 from evonnx.evolution.judging import Judge, check_examples, floor_of
-from evonnx.evolution.options import EvolveOptions, Observer, Pressure
+from evonnx.evolution.options import EvolveOptions, Observer, Pressure, Selection
 from evonnx.evolution.pacing import Pacing
 from evonnx.evolution.pinning import pinned
 from evonnx.evolution.remedies import Remedies
@@ -82,6 +82,7 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> t
     require_end(network)
     the_task, how_found, defaults = find_task(model, network, task)
     check_examples(the_task, options.retraining.epochs)
+    check_population(options.selection)
     get("adapters", options.retraining.adapter)  # a wrong name is told before anything is written
     recovery_epochs = options.retraining.recovery_epochs
     if recovery_epochs is None:
@@ -105,6 +106,20 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> t
         recovery_epochs=recovery_epochs,
     )
     return case, network
+
+
+def check_population(selection: Selection) -> None:
+    """Refuse more parents than there will be offspring to choose them from.
+
+    Raises:
+        RunError: there are to be.
+    """
+    if not 1 <= selection.parents <= selection.offspring:
+        raise RunError(
+            f"A generation cannot be bred from {selection.parents} parents where {selection.offspring} "
+            f"offspring are raised (--offspring): {selection.parents} of them would have to live. Ask for "
+            f"`--offspring {max(selection.parents, 1)}` or more, or for fewer --parents."
+        )
 
 
 def encoding_of(pressure: Pressure) -> Encoding:

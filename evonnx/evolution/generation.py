@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from evonnx.errors import ScoreError
 from evonnx.evolution.begetting import Parent, beget
+from evonnx.evolution.breeding import choose_population, raised, sibling_folder, unite
 from evonnx.evolution.figures import figures
 from evonnx.evolution.judging import score_columns
 from evonnx.evolution.raising import Offspring, make_offspring
@@ -30,6 +32,18 @@ _EASINGS = 2
 """How often less is taken from a parent whose offspring collapse."""
 
 
+@dataclass(frozen=True)
+class Selected:
+    """Who lives, and why."""
+
+    fittest: Offspring
+    choice: dict[str, Any] | None
+    """For the row why it was chosen; None where it was the only one."""
+    columns: dict[str, Any]
+    """More of the row, where the next generation may have several parents."""
+    notes: tuple[str, ...]
+
+
 def grow(
     setting: Setting,
     generation: int,
@@ -37,11 +51,11 @@ def grow(
     seeds: np.random.SeedSequence,
     folder: Path,
     watch: Stopwatch,
-) -> tuple[Solution, Offspring, dict[str, Any] | None]:
+) -> tuple[Solution, Selected]:
     """Beget and raise offspring; where all collapse, less is taken from the parent and others are sampled.
 
     Returns:
-        The solution that the fittest was sampled from, itself, and why it was chosen, if there were others.
+        The solution that the fittest was sampled from, and itself.
 
     Raises:
         ScoreError: not even the last of them has a score.
@@ -59,8 +73,7 @@ def grow(
                 shutil.rmtree(one.folder)
         if living:
             with watch.timing("select"):
-                best, selection = select(setting, generation, living, folder)
-            return solution, best, selection
+                return solution, select(setting, generation, living, folder)
         setting.ledger.add(_collapse(setting, grown, easings))
     raise ScoreError(
         f"No offspring of generation {generation} has a {setting.judge.metric.name} that is a number, though "
@@ -82,14 +95,9 @@ def _collapse(setting: Setting, grown: list[Offspring], easings: int) -> Fault:
     )
 
 
-def select(
-    setting: Setting, generation: int, offspring: list[Offspring], folder: Path
-) -> tuple[Offspring, dict[str, Any] | None]:
-    """Keep the files of the fittest, and drop the others'.
-
-    Returns:
-        The fittest, and for the row why it was chosen; None where it was the only one.
-    """
+def select(setting: Setting, generation: int, offspring: list[Offspring], folder: Path) -> Selected:
+    """Keep the files of the fittest and of its siblings that the next generation is bred from, and drop the
+    others'."""
     options = setting.options
     metric, examples = setting.judge.metric, setting.judge.task.size("validation")
     candidates = [
@@ -101,11 +109,39 @@ def select(
     equal = tolerance(metric, best, examples, options.max_drop / options.generations)
     choice = fittest(candidates, metric, setting.within, equal, setting.timings, str(generation))
     chosen = offspring[choice.index]
+    population = choose_population(setting, offspring, choice.index)
+    columns: dict[str, Any] = {}
+    if options.selection.parents > 1:
+        columns["siblings"] = [candidates[index].name for index in population.siblings]
+        columns["raised"] = raised(setting, generation, offspring, choice.index, population)
+    for number, index in enumerate(population.siblings, 1):
+        offspring[index].folder.rename(sibling_folder(folder, number))
     for file in chosen.folder.iterdir():
         file.rename(folder / file.name)
-    for one in offspring:
-        shutil.rmtree(one.folder)
-    return chosen, choice.to_json(candidates) if len(offspring) > 1 else None
+    for index, one in enumerate(offspring):
+        if index not in population.siblings:
+            shutil.rmtree(one.folder)
+    why = choice.to_json(candidates) if len(offspring) > 1 else None
+    return Selected(chosen, why, columns, population.notes)
+
+
+def family(
+    setting: Setting, generation: int, parents: list[Parent], folder: Path, watch: Stopwatch
+) -> tuple[Parent, dict[str, Any], list[str]]:
+    """Whom offspring are bred from: the only parent, or the joint network of several.
+
+    Returns:
+        It; for the row what the parents have in common; and what the user should know.
+    """
+    if len(parents) == 1:
+        return parents[0], {}, []
+    setting.observer.stage(generation, f"mating {len(parents)} parents")
+    with watch.timing("mate"):
+        joined = unite(setting, parents, folder / "joint")
+    if isinstance(joined, list):
+        return parents[0], {}, [*joined, "The fittest is the only parent."]
+    columns = {"overlap": joined.record["overlap"], "mating": joined.record}
+    return Parent(parents[0].generation, joined.model, joined.lines), columns, joined.notes
 
 
 def make_generation(
@@ -116,12 +152,16 @@ def make_generation(
     Args:
         setting: what stays the same during the run.
         generation: number of the offspring, from 1.
-        parents: whom it descends from (one for now).
+        parents: whom it descends from, the fittest first.
         seeds: this generation's own; every random choice below is spawned from it.
         folder: an empty folder.
     """
     options, watch = setting.options, Stopwatch()
-    solution, best, selection = grow(setting, generation, parents[0], seeds, folder, watch)
+    parent, mating, notes = family(setting, generation, parents, folder, watch)
+    solution, selected = grow(setting, generation, parent, seeds, folder, watch)
+    best = selected.fittest
+    if parent.lines:
+        shutil.rmtree(parent.model.parent)
     with watch.timing(EVALUATE):
         score = setting.judge.reported(folder / COMPACT_FILE)
     latency = None
@@ -132,7 +172,8 @@ def make_generation(
     stages = watch.stages()
     row: Row = {
         "generation": generation,
-        "parents": [one.generation for one in parents],
+        "parents": [one.generation for one in (parents if mating else parents[:1])],
+        **mating,
         "seed": options.seed,
         **figures(best.resources, setting.ancestor, best.resources.bytes),
         **score_columns(score),
@@ -151,10 +192,11 @@ def make_generation(
         "alignment": reached.to_json() if (reached := best.sample.alignment) else None,
         "screened": max(options.selection.screen, options.selection.offspring),
         **({"latency": latency} if latency else {}),
-        "selection": selection,
+        "selection": selected.choice,
+        **selected.columns,
         "training": best.training,
         "faults": setting.ledger.take(),
-        "notes": [*best.sample.notes, *best.notes, *best.training["notes"]],
+        "notes": [*notes, *best.sample.notes, *best.notes, *best.training["notes"], *selected.notes],
         "retrain_seconds": watch.seconds[RETRAIN],
         "evaluate_seconds": watch.seconds[EVALUATE],
         "overhead_seconds": sum(stages.values()),

@@ -24,8 +24,10 @@ from evonnx.errors import (
 )
 from evonnx.evolution.begetting import Parent
 from evonnx.evolution.beginning import Case, choose, first_record, read_case, setting_of
+from evonnx.evolution.breeding import parents_of
 from evonnx.evolution.choices import recorded_choices
 from evonnx.evolution.configuration import check_same, configuration_of
+from evonnx.evolution.fronts import points_of, to_json
 from evonnx.evolution.generation import make_generation
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.recovery import choose_best, recover
@@ -241,10 +243,14 @@ def _generations(case: Case, setting: Setting, store: RunStore, record: dict[str
         if rows and (reason := _too_much_lost(setting, rows[-1])):
             return reason
         number = len(rows) + 1
-        parent = Parent(len(rows), store.generation_folder(len(rows)) / COMPACT_FILE if rows else case.model)
+        models = [case.model]
+        if rows:
+            with of_row(store.folder, rows[-1]):
+                models = parents_of(rows[-1], store.generation_folder(len(rows)))
+        parents = [Parent(len(rows), model) for model in models]
         try:
             with store.new_generation(number) as folder:
-                row = make_generation(setting, number, [parent], seeds[number - 1], folder)
+                row = make_generation(setting, number, parents, seeds[number - 1], folder)
         except BudgetError as error:
             if number == 1:
                 raise
@@ -296,5 +302,7 @@ def _finish(case: Case, setting: Setting, store: RunStore, record: dict[str, Any
         input_shapes=case.options.input_shapes or None,
     )
     record["bench"] = timed.to_json()
+    if case.options.selection.parents > 1:
+        record["pareto"] = to_json(points_of(rows, record["best"], record["bench"]), setting.judge.metric)
     store.write_run(record)
     store.drop_checkpoints()  # not earlier: whoever is killed while timing need not train again

@@ -47,6 +47,8 @@ class Selection:
 
     screen: int = 16
     offspring: int = 1
+    parents: int = 1
+    """How many of a generation's offspring the next one is bred from, at most."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from evonnx.compaction import Lineage, plan_compaction, read_lineage
+from evonnx.compaction import Lineage, kept_by_axis, plan_compaction, read_lineage
 from evonnx.compaction import apply_plan as apply_removal
 from evonnx.dependency import analyse
 from evonnx.dependency.coupling import NOT_ZEROED, Coupling
 from evonnx.errors import ModelError
-from evonnx.module_plan.layout import lay_out, lineage_of
+from evonnx.module_plan.layout import lay_out
 from evonnx.module_plan.plan import ClassIds, Count, Flags, InputPlan, ModulePlan, TensorPlan
 from evonnx.module_plan.sketch import is_floating, sketch
 from evonnx.network import Network, Weight, network_of
@@ -157,7 +157,7 @@ def _flags(
 
 
 def _keep_lineage(flags: Flags, name: str, axes: Mapping[int, ClassIds], lineage: Lineage) -> None:
-    kept = lineage_of(lineage, name)
+    kept = kept_by_axis(lineage, name)
     for axis, ids in axes.items():
         flat = ids.reshape(-1)
         indices = kept.get(axis)

@@ -112,6 +112,33 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Mating:
+    """Of a generation that several parents were joined for."""
+
+    generation: int
+    parents: tuple[str, ...]
+    """Their folders, the fittest first."""
+    overlap: float
+    """Share of live clusters that two of them have in common, over all pairs."""
+    synapses_of_parents: tuple[int, ...]
+    synapses: int
+    """Of the joint network."""
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """An offspring on the Pareto front."""
+
+    name: str
+    kept: str | None
+    """Its folder or file; None where it was not kept."""
+    score_validation: float
+    synapses: int
+    bytes: int
+    latency_share: float
+
+
+@dataclass(frozen=True)
 class Run:
     """A run as the report needs it."""
 
@@ -138,6 +165,11 @@ class Run:
     """What no offspring can lose, as it was recorded; None in older records."""
     raised: tuple[Raised, ...] = ()
     """All that were retrained, where a run bred from several parents."""
+    matings: tuple[Mating, ...] = ()
+    front: tuple[FrontPoint, ...] = ()
+    """The Pareto front, the smallest first; empty where a run kept no record of all that it raised."""
+    front_of: int = 0
+    """How many were compared."""
 
     @property
     def line(self) -> tuple[Entry, ...]:
@@ -168,6 +200,29 @@ class Run:
     def score_with_unit(self, value: float | None) -> str:
         """A score as sentences show it."""
         return f"{self.score(value)}%" if self.unit == "%" else f"{self.score(value)} {self.unit}".strip()
+
+
+def _matings(document: Mapping[str, Any]) -> Iterator[Mating]:
+    for row in document["generations"]:
+        if one := row.get("mating"):
+            yield Mating(
+                generation=int(row["generation"]),
+                parents=tuple(map(str, one["parents"])),
+                overlap=float(one["overlap"]),
+                synapses_of_parents=tuple(map(int, one["synapses_of_parents"])),
+                synapses=int(one["synapses"]),
+            )
+
+
+def _front_point(one: Mapping[str, Any]) -> FrontPoint:
+    return FrontPoint(
+        name=str(one["name"]),
+        kept=None if one["kept"] is None else str(one["kept"]),
+        score_validation=float(one["score_validation"]),
+        synapses=int(one["synapses"]),
+        bytes=int(one["bytes"]),
+        latency_share=float(one["latency_share"]),
+    )
 
 
 def read_run(document: Mapping[str, Any], source: str = "run.json") -> Run:
@@ -213,7 +268,7 @@ def _read(document: Mapping[str, Any]) -> Run:
     if best is not None:
         rows.append(best)
         labels.append(f"best ({best['generation']})")
-    bench = document.get("bench")
+    bench, pareto = document.get("bench"), document.get("pareto") or {"of": 0, "front": []}
     latencies = _latencies(bench, len(rows)) if bench else [{} for _ in rows]
     entries = tuple(map(_entry, rows, labels, latencies, parents_of_rows(rows, labels)))
     return Run(
@@ -229,6 +284,9 @@ def _read(document: Mapping[str, Any]) -> Run:
         facts=_facts(document),
         batches=tuple(latencies[0]),
         bench=bench,
+        matings=tuple(_matings(document)),
+        front=tuple(map(_front_point, pareto["front"])),
+        front_of=int(pareto["of"]),
         faults=tuple(
             (label, Fault(**{name: str(one[name]) for name in Fault.__annotations__}))
             for label, row in (*zip(labels, rows, strict=True), ("", document))

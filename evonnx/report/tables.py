@@ -162,6 +162,50 @@ def pace_table(run: Run) -> Table:
     )
 
 
+def mating_table(run: Run) -> Table:
+    """Which offspring were bred from several parents."""
+    return Table(
+        "Mating",
+        ("Gen.", "parents", "overlap", "synapses of parents", "of the joint network"),
+        tuple(
+            (
+                str(one.generation),
+                ", ".join(one.parents),
+                f"{one.overlap:.1%}",
+                ", ".join(map(whole, one.synapses_of_parents)),
+                whole(one.synapses),
+            )
+            for one in run.matings
+        ),
+        "The fittest parent first. Overlap: clusters that live in both of two parents over those that live "
+        "in either, as a mean over pairs. The joint network is their union; what its offspring may use is a "
+        "share of what the fittest parent uses.",
+        left=2,
+    )
+
+
+def front_table(run: Run) -> Table:
+    """The Pareto front of all offspring that were raised."""
+    return Table(
+        "Pareto front",
+        ("Gen.", f"validation {run.metric_column}", "synapses", "bytes", "time", "kept"),
+        tuple(
+            (
+                one.name,
+                run.score(one.score_validation),
+                whole(one.synapses),
+                whole(one.bytes),
+                f"{one.latency_share:.1%}",
+                one.kept or "no",
+            )
+            for one in run.front
+        ),
+        f"Of {run.front_of} retrained models those that no other beats in validation score, synapses and "
+        "time at once. Time: of the ancestor's, timed in turns with it; times within 3% of each other count "
+        "as equal.",
+    )
+
+
 def layer_table(run: Run) -> Table:
     """Survival per layer in the last entry (best.onnx once the run is finished)."""
     last = run.entries[-1]
@@ -200,7 +244,9 @@ def tables(run: Run) -> tuple[Table, ...]:
     paced = [pace_table(run)] if any(one.pace for one in run.entries) else []
     faults = [fault_table(run)] if run.faults else []
     sizes = efficiency_table(run), cluster_table(run), size_table(run)
-    return *sizes, *paced, *timed, *faults, layer_table(run)
+    mated = [mating_table(run)] if run.matings else []
+    front = [front_table(run)] if run.front else []
+    return *sizes, *mated, *paced, *timed, *front, *faults, layer_table(run)
 
 
 def summary(run: Run) -> str:

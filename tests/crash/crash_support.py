@@ -142,12 +142,15 @@ def unreadable(run: Path) -> list[str]:
     try:
         for number, folder in enumerate(sorted(run.glob("gen-*")), 1):
             assert folder.name == f"gen-{number:02d}", folder
-            assert {path.name for path in folder.iterdir()} == FILES, folder
-            for name in ("masked.onnx", "compact.onnx"):
-                onnx.checker.check_model(onnx.load(folder / name), full_check=True)
-            load_tensors(folder / "masks.safetensors")
-            load_tensors(folder / "lineage.safetensors")
-            assert read_json(folder / "metrics.json")["generation"] == number
+            row = read_json(folder / "metrics.json")
+            assert row["generation"] == number
+            siblings = [f"sibling-{place}" for place in range(1, len(row.get("siblings", ())) + 1)]
+            assert {path.name for path in folder.iterdir()} == {*FILES, *siblings}, folder
+            for home in (folder, *(folder / name for name in siblings)):
+                for name in ("masked.onnx", "compact.onnx"):
+                    onnx.checker.check_model(onnx.load(home / name), full_check=True)
+                load_tensors(home / "masks.safetensors")
+                load_tensors(home / "lineage.safetensors")
         if (run / "run.json").exists():
             record = RunStore(run).read_run()
             assert "configuration" in record
