@@ -27,7 +27,8 @@ from evonnx.errors import TaskError
 from evonnx.network import Array
 from evonnx.task import Split
 from evonnx.tasks._arrays import read_cifar10, read_idx, read_npz, read_stl10
-from evonnx.tasks._images import ImageFolder, class_folders, is_image, label_names
+from evonnx.tasks._geometry import read_geometry
+from evonnx.tasks._images import Files, ImageFolder, class_folders, is_image, label_names
 from evonnx.tasks._settings import Settings
 
 STL10_IMAGES, STL10_LABELS = "_X.bin", "_y.bin"
@@ -263,7 +264,8 @@ class Reader:
         paths = [file for group in groups.values() for file in group]
         if not self.wants_labels:
             paths = loose + paths
-        examples = ImageFolder(paths, *self.image_size)
+        geometry = read_geometry(self.settings, self.image_size[:2])
+        examples = ImageFolder(Files(paths), geometry, self.image_size[2])
         if not self.wants_labels:
             return Source(text, examples, None, str(path), channels_last=True)
         classes = self.classes if self.classes is not None else label_names(list(groups))

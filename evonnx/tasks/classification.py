@@ -15,7 +15,7 @@ from evonnx.tasks._arrays import GIB
 from evonnx.tasks._inputs import check_finite, image_size, only_input, prepare, task_settings
 from evonnx.tasks._settings import Settings
 from evonnx.tasks._sources import Reader, Source
-from evonnx.tasks._splits import DEFAULT_SHARE, Part, complete, describe_parts, in_batches
+from evonnx.tasks._splits import DEFAULT_SHARE, Feed, Part, complete, describe_parts, in_batches
 from evonnx.tasks.metrics import ACCURACY, Accuracy, scores_per_class
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -91,7 +91,8 @@ class ClassificationTask:
             self._check_labels(source)
             check_finite(source)
             every = np.arange(len(source), dtype=np.int64)
-            parts[split] = Part(source, every, prepare(source, graph_input, settings))
+            feed = Feed(source.examples, prepare(source, graph_input, settings))
+            parts[split] = Part(source, every, (feed,))
         return complete(parts, share or DEFAULT_SHARE, settings.integer("seed", 0) or 0)
 
     def _check_folders(self, source: Source, classes: Mapping[str, int]) -> None:
@@ -136,7 +137,7 @@ class ClassificationTask:
         if part is None:
             return
         for places in in_batches(len(part), batch_size, rng):
-            yield Batch({part.prepare.name: part.inputs(places)}, part.labels(places), len(places))
+            yield Batch(part.inputs(places), part.labels(places), len(places))
 
     def score(self, split: Split, outputs: Iterator[tuple[Batch, Mapping[str, Array]]]) -> float:
         """Top-1 accuracy, a share.

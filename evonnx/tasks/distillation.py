@@ -20,7 +20,7 @@ from evonnx.tasks._inputs import GraphInput, check_finite, graph_inputs, image_s
 from evonnx.tasks._outputs import CACHE_BYTES, KeyedBatch, ModelOutputs
 from evonnx.tasks._settings import Settings
 from evonnx.tasks._sources import Reader
-from evonnx.tasks._splits import DEFAULT_SHARE, Part, complete, describe_parts, in_batches
+from evonnx.tasks._splits import DEFAULT_SHARE, Feed, Part, complete, describe_parts, in_batches
 from evonnx.tasks._synthetic import is_sampling_rate, plan_input
 from evonnx.tasks.metrics import AGREEMENT, Agreement
 
@@ -89,7 +89,8 @@ class DistillationTask:
         time."""
         step = batch_size if self._inputs.stackable else 1
         for places in in_batches(self.size(split), step, rng):
-            yield KeyedBatch(self._inputs.take(split, places), None, len(places), (split, places.tobytes()))
+            key = (split, places.tobytes())
+            yield KeyedBatch(self._inputs.take(split, places), None, len(places), key=key)
 
     def bind_ancestor(self, model_path: str) -> None:
         """Name the ancestor's file. Its outputs are computed when first needed, and kept."""
@@ -144,7 +145,8 @@ class _Files:
                 )
                 check_finite(source)
                 every = np.arange(len(source), dtype=np.int64)
-                parts[split] = Part(source, every, prepare(source, graph_input, settings))
+                feed = Feed(source.examples, prepare(source, graph_input, settings))
+                parts[split] = Part(source, every, (feed,))
             self._parts[graph_input.name] = complete(parts, share or DEFAULT_SHARE, seed)
         for split in SPLITS:
             sizes = {name: len(parts[split]) for name, parts in self._parts.items() if split in parts}
@@ -159,7 +161,10 @@ class _Files:
         return len(parts[split]) if split in parts else 0
 
     def take(self, split: Split, places: NDArray[np.int64]) -> dict[str, Array]:
-        return {name: parts[split].inputs(places) for name, parts in self._parts.items()}
+        found: dict[str, Array] = {}
+        for parts in self._parts.values():
+            found |= parts[split].inputs(places)
+        return found
 
 
 class _Synthesised:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from evonnx.errors import TaskError
 from evonnx.network import Array, Network
 from evonnx.task import Batch, Loss, Metric, Split, Target, Term
-from evonnx.tasks._images import ImageFolder
+from evonnx.tasks._geometry import Geometry
+from evonnx.tasks._images import Files, ImageFolder
 from evonnx.tasks._inputs import GraphInput, image_size, only_input, prepare, task_settings
 from evonnx.tasks._settings import Settings
 from evonnx.tasks._sources import Source
-from evonnx.tasks._splits import DEFAULT_SHARE, Part, complete, describe_parts, in_batches
+from evonnx.tasks._splits import DEFAULT_SHARE, Feed, Part, complete, describe_parts, in_batches
 from evonnx.tasks.detection.decoding import Clustering, decode
 from evonnx.tasks.detection.labels import Objects, Vocabulary
 from evonnx.tasks.detection.metrics import DetectionMetrics, Truth
@@ -123,7 +124,7 @@ class DetectionTask:
         self._threshold = number("threshold", 0.5, -1e9, 1e9)
         self._clustering = Clustering(
             number("cluster_iou", 0.5, 0.01, 1.0),
-            _flag(settings, "average", True),
+            settings.flag("average", True),
             settings.integer("least", 1) or 1,
         )
 
@@ -144,7 +145,8 @@ class DetectionTask:
             self._objects[scenes.name] = scenes.objects
             source = _source(scenes, size)
             every = np.arange(len(source), dtype=np.int64)
-            parts[split] = Part(source, every, prepare(source, graph_input, settings))
+            feed = Feed(source.examples, prepare(source, graph_input, settings))
+            parts[split] = Part(source, every, (feed,))
         return complete(parts, share or DEFAULT_SHARE, settings.integer("seed", 0) or 0)
 
     def describe(self) -> str:
@@ -180,7 +182,7 @@ class DetectionTask:
         objects = self._of_part(part)
         for places in in_batches(len(part), batch_size, rng):
             targets = self._targets([objects[place] for place in places])
-            yield Batch({part.prepare.name: part.inputs(places)}, targets, len(places))
+            yield Batch(part.inputs(places), targets, len(places))
 
     def _targets(self, objects: list[Objects]) -> dict[str, Target]:
         made = []
@@ -246,7 +248,8 @@ class DetectionTask:
 
 
 def _source(scenes: Scenes, size: tuple[int, int, int]) -> Source:
-    return Source(scenes.name, ImageFolder(scenes.images, *size), None, scenes.name, channels_last=True)
+    examples = ImageFolder(Files(scenes.images), Geometry(*size[:2]), size[2])
+    return Source(scenes.name, examples, None, scenes.name, channels_last=True)
 
 
 def _outputs(settings: Settings, network: Network) -> tuple[str, str]:
@@ -317,15 +320,8 @@ def _grid(
         shared=box_shape[1] == 4,
         scale=1.0 if scale is None else float(scale),
         shrink=0.5 if shrink is None else float(shrink),
-        per_object=_flag(settings, "per_object", True),
+        per_object=settings.flag("per_object", True),
     )
-
-
-def _flag(settings: Settings, key: str, default: bool) -> bool:
-    value = settings.table.get(key, default)
-    if not isinstance(value, bool):
-        raise settings.wrong(key, "true or false")
-    return value
 
 
 def _shown(shape: Any) -> str:
