@@ -23,7 +23,7 @@ from evonnx.errors import TaskError
 from evonnx.task import Split
 from evonnx.tasks._images import Files, Pictures, is_image, require_pillow
 from evonnx.tasks._settings import Settings
-from evonnx.tasks._tables import Column, Table, is_table, open_table
+from evonnx.tasks._tables import Column, Table, is_text, open_table
 
 COLUMN_KEYS = ("column", "columns")
 PAIR_KEYS = ("targets", "labels")
@@ -54,15 +54,14 @@ class RowReader:
     limit: int
     """Bytes that one array may take."""
 
-    def holds(self, split: Split) -> bool:
-        """Whether a split is written in one of the ways above."""
+    def names_columns(self, split: Split) -> bool:
+        """Whether a split is a table of text, or says which columns of a table make one input."""
         value = self.settings.table[split]
         if isinstance(value, dict):
-            return ("file" in value and is_table(self._at(value["file"]))) or bool(
-                {"images"} & set(value) and set(PAIR_KEYS) & set(value)
-            )
+            several = any(isinstance(value.get(key), list) for key in ("x", "y"))
+            return several or ("file" in value and is_text(self._at(value["file"])))
         texts = value if isinstance(value, list) else [value]
-        return bool(texts) and all(isinstance(one, str) and is_table(self._at(one)) for one in texts)
+        return bool(texts) and all(isinstance(one, str) and is_text(self._at(one)) for one in texts)
 
     def read(self, split: Split) -> Rows:
         """Read a split.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ class Settings:
     """For messages, such as `digits.toml, [task]`."""
     folder: Path
     """What relative paths in it are relative to."""
+
+    def with_table(self, **values: Any) -> Settings:
+        """The same place, with other values."""
+        return replace(self, table={**self.table, **values})
 
     def only(self, known: Iterable[str]) -> None:
         """Refuse keys that nobody reads.

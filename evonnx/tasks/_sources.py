@@ -135,18 +135,6 @@ class Reader:
             '"..."}',
         )
 
-    def read_array(self, split: Split, name: str) -> Source:
-        """Read one array of the .npz file that the task file gives for a split.
-
-        Raises:
-            TaskError: whatever is wrong with the file, which is named.
-        """
-        value = self.settings.table[split]
-        path = self.settings.folder / str(value)
-        if not isinstance(value, str) or not path.is_file():
-            raise self.settings.wrong(split, "an .npz file with one array per graph input")
-        return self._npz(f"{value}, array {name!r}", path, name, "")
-
     def _path(self, split: Split, text: str) -> Source:
         path = self.settings.folder / text
         if not path.exists():

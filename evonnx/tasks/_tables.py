@@ -129,15 +129,9 @@ class CsvTable:
         return TEXT_SUFFIXES[self.path.suffix.lower()]
 
 
-def is_table(path: Path) -> bool:
-    """Whether `open_table` knows what it is."""
-    if path.suffix.lower() in TEXT_SUFFIXES:
-        return True
-    try:
-        with path.open("rb") as file:
-            return file.read(2) == b"PK"
-    except OSError:
-        return False
+def is_text(path: Path) -> bool:
+    """Whether a file's name says that it is a table of text."""
+    return path.suffix.lower() in TEXT_SUFFIXES
 
 
 def open_table(path: Path, limit: int) -> Table:
@@ -146,10 +140,12 @@ def open_table(path: Path, limit: int) -> Table:
     Raises:
         TaskError: it holds none.
     """
-    if path.suffix.lower() in TEXT_SUFFIXES:
+    if is_text(path):
         return CsvTable(path, limit)
-    if is_table(path):
-        return NpzTable(path, limit)
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                return NpzTable(path, limit)
     raise TaskError(f"{path} has no named columns: it is neither .npz nor .csv.")
 
 
