@@ -2,7 +2,9 @@
 
 A split is written as
 
-    train = "train.npz"                                     or .csv, .tsv: see `_tables`
+    train = "train.npz"                                     or .csv, .tsv, .parquet: see `_tables`
+    train = "data/train"                                    a folder of Hugging Face's save_to_disk; or
+                                                            "data", where it has a split of that name
     train = ["part1.npz", "part2.npz"]                      their rows in order
     train = { file = "all.csv", x = ["a", "b"], y = "c" }   columns of the one input and the one output
     train = { images = "photos", targets = "masks" }        folders of pictures that share their names
@@ -23,7 +25,7 @@ from evonnx.errors import TaskError
 from evonnx.task import Split
 from evonnx.tasks._images import Files, Pictures, is_image, require_pillow
 from evonnx.tasks._settings import Settings
-from evonnx.tasks._tables import Column, Table, is_text, open_table
+from evonnx.tasks._tables import Column, Table, is_columnar, open_table
 
 COLUMN_KEYS = ("column", "columns")
 PAIR_KEYS = ("targets", "labels")
@@ -59,9 +61,9 @@ class RowReader:
         value = self.settings.table[split]
         if isinstance(value, dict):
             several = any(isinstance(value.get(key), list) for key in ("x", "y"))
-            return several or ("file" in value and is_text(self._at(value["file"])))
+            return several or ("file" in value and is_columnar(self._at(value["file"])))
         texts = value if isinstance(value, list) else [value]
-        return bool(texts) and all(isinstance(one, str) and is_text(self._at(one)) for one in texts)
+        return bool(texts) and all(isinstance(one, str) and is_columnar(self._at(one)) for one in texts)
 
     def read(self, split: Split) -> Rows:
         """Read a split.
@@ -95,7 +97,7 @@ class RowReader:
         path = self._at(text)
         if not path.exists():
             raise TaskError(f"{self.settings.where}: {split} = {text!r} does not exist (looked for {path}).")
-        table = open_table(path, self.limit)
+        table = open_table(path, split, self.limit)
         names = table.names
         inputs = {
             name: table.read(self._columns("inputs", name, self.inputs, names, given.get("x"), "x"))

@@ -1,5 +1,5 @@
-"""Files with named columns, one row per example: .npz (one array per column) and .csv or .tsv (a line of
-names, then numbers)."""
+"""Files with named columns, one row per example: .npz (one array per column), .csv or .tsv (a line of names,
+then numbers), and Arrow data (see `_arrow`)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from evonnx.errors import TaskError
 from evonnx.network import Array
 from evonnx.tasks._arrays import npz_names, read_npz
+from evonnx.tasks._arrow import is_arrow, open_arrow
 from evonnx.tasks._images import Pictures
 from evonnx.untrusted import fault_of_file
 
@@ -129,24 +130,29 @@ class CsvTable:
         return TEXT_SUFFIXES[self.path.suffix.lower()]
 
 
-def is_text(path: Path) -> bool:
-    """Whether a file's name says that it is a table of text."""
-    return path.suffix.lower() in TEXT_SUFFIXES
+def is_columnar(path: Path) -> bool:
+    """Whether a path names a table of text or of Arrow data."""
+    return path.suffix.lower() in TEXT_SUFFIXES or is_arrow(path)
 
 
-def open_table(path: Path, limit: int) -> Table:
-    """The table that a file holds.
+def open_table(path: Path, split: str, limit: int) -> Table:
+    """The table that a file or folder holds; `split` is for folders with several, `limit` in bytes.
 
     Raises:
         TaskError: it holds none.
     """
-    if is_text(path):
+    if is_arrow(path):
+        return open_arrow(path, split, limit)
+    if path.suffix.lower() in TEXT_SUFFIXES:
         return CsvTable(path, limit)
     if path.is_file():
         with path.open("rb") as file:
             if file.read(2) == b"PK":
                 return NpzTable(path, limit)
-    raise TaskError(f"{path} has no named columns: it is neither .npz nor .csv.")
+    raise TaskError(
+        f"{path} has no named columns: it is neither .npz, .csv or .parquet, nor a folder that "
+        "Hugging Face's save_to_disk wrote."
+    )
 
 
 def side_by_side(arrays: Sequence[Array], names: Sequence[str], path: Path) -> Array:
