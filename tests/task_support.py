@@ -18,7 +18,6 @@ from evonnx.network import load_network
 from evonnx.tasks import load_task
 
 CLASSES = {
-    "audio": "evonnx.tasks.audio:AudioTask",
     "multi-output": "evonnx.tasks.regression:MultiOutputTask",
     "regression": "evonnx.tasks.regression:RegressionTask",
     "segmentation": "evonnx.tasks.segmentation:SegmentationTask",
