@@ -26,7 +26,7 @@ CLASSES = {
 
 def kind(name: str) -> str:
     """What a task file calls a kind; its class where the installed evonnx is an older one."""
-    return name if name in plugins.tasks() else CLASSES[name]
+    return CLASSES[name] if name in CLASSES and name not in plugins.tasks() else name
 
 
 def write_task(folder: Path, name: str, text: str) -> Path:
