@@ -292,7 +292,7 @@ WRONG = [
     ('test = "b.csv"', "b.csv has no column 'x'; its first line names p, q"),
     ('test = {file = "b.csv", x = ["p", "q"], y = "p"}', "could not convert string 'no' to float64 at row 1"),
     ('test = {file = "c.csv", x = "p", y = "p"}', "two columns are called 'p'"),
-    ('test = "b.txt"', "b.txt has no named columns: it is neither .npz nor .csv"),
+    ('test = "b.txt"', "b.txt has no named columns: it is neither .npz, .csv or .parquet"),
     ('test = "gone.csv"', "'gone.csv' does not exist"),
     ('test = {images = "a", targets = "gone"}', "targets = 'gone' is no folder"),
     ('test = {images = "a", targets = "b"}', "'2' is in 'a' only (2 pictures have no counterpart)"),
