@@ -296,6 +296,7 @@ def test_segmentation_is_learnt_and_evolved(tmp_path):
 
 @pytest.mark.parametrize(("adapter", "classes", "layout"), [("jax", 3, "nhwc"), ("torch", 1, "nchw")])
 def test_other_layouts_and_adapters_learn_it(tmp_path, adapter, classes, layout):
+    pytest.importorskip(adapter)
     images, labels = scenes(32, 0)
     labels = np.where(labels == 255, 255, np.minimum(labels, max(1, classes - 1)))
     np.savez(tmp_path / "a.npz", x=images, y=labels)

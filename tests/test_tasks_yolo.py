@@ -219,6 +219,7 @@ def test_the_ancestor_alone_can_teach(trained, tmp_path):
 
 
 def test_jax_trains_it_too(tmp_path):
+    pytest.importorskip("jax")
     model = write_case(tmp_path, (16, 2, 2), text_of("yolov5", "anchors = 1"), detector(1, True, True))
     history = train(model, "jax", epochs=5, batch_size=8)
     assert history[-1].loss < 0.8 * history[0].loss
