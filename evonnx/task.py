@@ -7,7 +7,7 @@ Built-in tasks live in `evonnx.tasks`; any class that has these members works
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -42,15 +42,20 @@ class Metric:
 class Term:
     """One output's share in a loss: its mean error over all elements, each counted by its weight.
 
-    kind: "mse" and "l1" (squared and absolute difference, in the output's own unit); "bce" (binary
+    kind: "mse" and "l1" (squared and absolute difference, in the output's own unit); "huber" (half the
+    squared difference up to `delta`, beyond it delta * (absolute difference - delta / 2)); "bce" (binary
     cross-entropy; targets are probabilities, and an output that does not end in a Sigmoid is read as logits);
-    "cross_entropy" (targets are class indices, of the output's shape without axis 1, or -1 for unlabelled;
-    an output that does not end in a Softmax is read as logits).
+    "cross_entropy" (targets are class indices, of the output's shape without its class axis, or -1 for
+    unlabelled; an output that does not end in a Softmax is read as logits).
     """
 
     output: str
-    kind: Literal["mse", "l1", "bce", "cross_entropy"]
+    kind: Literal["mse", "l1", "huber", "bce", "cross_entropy"]
     weight: float = 1.0
+    delta: float = 1.0
+    """For "huber", in the output's own unit; above 0."""
+    axis: int = 1
+    """For "cross_entropy": the output's class axis, where it does not end in a Softmax that tells."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,9 @@ class Batch:
     targets: Array | Mapping[str, Target] | None
     """One array, or by output name where the loss is "terms"."""
     size: int
+    spatial: Mapping[str, tuple[int, int] | None] = field(default_factory=dict)
+    """For targets by output name, how they follow an image that is moved or mirrored: along these two axes
+    (rows, columns), or not at all (None). Images whose targets are not named here are not augmented."""
 
 
 @runtime_checkable

@@ -99,6 +99,9 @@ def taught_loss(
 def _errors(term: Term, tap: Array, values: Array) -> Array:
     if term.kind == "mse":
         return jnp.square(tap - values)
+    if term.kind == "huber":
+        found: Array = optax.huber_loss(tap, values, delta=term.delta)
+        return found
     return jnp.abs(tap - values) if term.kind == "l1" else _bce(tap, values)
 
 

@@ -70,6 +70,8 @@ def _errors(term: Term, tap: Tensor, values: Tensor) -> Tensor:
         return (tap - values).square()
     if term.kind == "l1":
         return (tap - values).abs()
+    if term.kind == "huber":
+        return F.huber_loss(tap, values, reduction="none", delta=term.delta)
     return F.binary_cross_entropy_with_logits(tap, values, reduction="none")
 
 

@@ -1,4 +1,4 @@
-"""Augmentation: images moved by a few pixels and mirrored.
+"""Augmentation: images moved by a few pixels and mirrored, and targets that lie on them alike.
 
 An example has finitely many views, each with a number, so that whoever computes something per view (the
 teacher's outputs) can keep it.
@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from evonnx.errors import AdapterError
 from evonnx.network import Array
-from evonnx.task import Batch
+from evonnx.task import Batch, Target
 
 _USUAL_REACH = 2
 _LARGEST_REACH = 32
@@ -67,17 +68,19 @@ class Augmentation:
     def __call__(self, batch: Batch, rng: np.random.Generator) -> tuple[Batch, NDArray[np.int64] | None]:
         """Draw a view for every example: the batch of them, and their numbers (None: as given).
 
-        All images of one example (inputs of rank 4) get the same view.
+        All images of one example (inputs of rank 4) get the same view, and so do targets that lie on them
+        (`Batch.spatial`): labels that enter at the border are -1, other values weigh nothing there.
 
         Raises:
-            AdapterError: targets are given by output, so they may be places in the image, which would not
-                move along.
+            AdapterError: targets are given by output, and the task does not say how they follow; or they
+                have another size than the images.
         """
         if self.views == 1 or not any(np.ndim(array) == 4 for array in batch.inputs.values()):
             return batch, None
-        if isinstance(batch.targets, Mapping):
+        if isinstance(batch.targets, Mapping) and (still := sorted(set(batch.targets) - set(batch.spatial))):
             raise AdapterError(
-                'Augmentation would move the images but not their targets; set augment = "none" in [retrain].'
+                f"Augmentation would move the images but not their targets for {still[0]!r}; set "
+                'augment = "none" in [retrain].'
             )
         side = 2 * self.reach + 1
         # Drawn as a column: an example's view does not depend on how many others there are.
@@ -89,7 +92,49 @@ class Augmentation:
             name: self._moved(array, rows, columns, mirrored) if np.ndim(array) == 4 else array
             for name, array in batch.inputs.items()
         }
-        return Batch(inputs, batch.targets, batch.size), numbers
+        if not isinstance(batch.targets, Mapping):
+            return Batch(inputs, batch.targets, batch.size), numbers
+        sizes = {_size(array) for array in batch.inputs.values() if np.ndim(array) == 4}
+        targets = {}
+        for name, target in batch.targets.items():
+            axes = batch.spatial[name]
+            if axes is not None:
+                self._check_size(name, target, axes, sizes)
+                target = self._moved_target(target, axes, rows, columns, mirrored)
+            targets[name] = target
+        return Batch(inputs, targets, batch.size, batch.spatial), numbers
+
+    def _check_size(
+        self, name: str, target: Target, axes: tuple[int, int], sizes: set[tuple[int, int]]
+    ) -> None:
+        """Targets of another size can be mirrored, but not moved by a pixel of the image."""
+        own = tuple(target.values.shape[axis] for axis in axes)
+        if self.reach and sizes != {own}:
+            images = " and ".join(f"{height} x {width}" for height, width in sorted(sizes))
+            raise AdapterError(
+                f"Targets for {name!r} are {own[0]} x {own[1]}, the images {images}, so they cannot be moved "
+                'alike, pixel by pixel; set augment = "flip-shift:0" (mirrored only) or "none" in [retrain].'
+            )
+
+    def _moved_target(
+        self,
+        target: Target,
+        axes: tuple[int, int],
+        rows: NDArray[np.int64],
+        columns: NDArray[np.int64],
+        mirrored: NDArray[np.bool_] | None,
+    ) -> Target:
+        values, weights = target
+        labels = values.dtype.kind in "iub"
+        if weights is None and self.reach and not labels:
+            weights = np.ones(values.shape, np.float32)
+        moved = self._windows(
+            values.astype(np.int64) if labels else values, axes, rows, columns, mirrored, -1 if labels else 0
+        )
+        if weights is None:
+            return Target(moved)
+        spread = np.broadcast_to(weights, values.shape)
+        return Target(moved, self._windows(spread, axes, rows, columns, mirrored, 0))
 
     def _moved(
         self,
@@ -98,22 +143,45 @@ class Augmentation:
         columns: NDArray[np.int64],
         mirrored: NDArray[np.bool_] | None,
     ) -> Array:
-        """The window of each padded image that starts at (rows, columns); images as (B, C, H, W) or
-        (B, H, W, C)."""
-        last = images.shape[3] in _IMAGE_CHANNELS and images.shape[1] not in _IMAGE_CHANNELS
-        axes = (1, 2) if last else (2, 3)
-        height, width = (images.shape[axis] for axis in axes)
-        grown = [n + 2 * self.reach if axis in axes else n for axis, n in enumerate(images.shape)]
-        padded = np.zeros(grown, images.dtype)
-        inner = slice(self.reach, self.reach + height), slice(self.reach, self.reach + width)
-        padded[(slice(None), *inner) if last else (slice(None), slice(None), *inner)] = images
-        # (B, the two other axes' places, windows along both axes): one strided copy per image.
+        """Images as (B, C, H, W) or (B, H, W, C)."""
+        return self._windows(images, _image_axes(images), rows, columns, mirrored, 0)
+
+    def _windows(
+        self,
+        arrays: Array,
+        axes: tuple[int, int],
+        rows: NDArray[np.int64],
+        columns: NDArray[np.int64],
+        mirrored: NDArray[np.bool_] | None,
+        fill: int,
+    ) -> Array:
+        """The window of each array, padded with `fill` along two axes, that starts at (rows, columns)."""
+        height, width = (arrays.shape[axis] for axis in axes)
+        grown = [n + 2 * self.reach if axis in axes else n for axis, n in enumerate(arrays.shape)]
+        padded = np.full(grown, fill, arrays.dtype)
+        inner = [slice(None)] * arrays.ndim
+        inner[axes[0]] = slice(self.reach, self.reach + height)
+        inner[axes[1]] = slice(self.reach, self.reach + width)
+        padded[tuple(inner)] = arrays
+        # (B, the other axes' places, windows along both axes): one strided copy per array.
         windows = sliding_window_view(padded, (height, width), axes)
-        examples = np.arange(len(images))
-        moved: Array = windows[examples, rows, columns] if last else windows[examples, :, rows, columns]
+        where: list[Any] = [slice(None)] * arrays.ndim
+        where[0], where[axes[0]], where[axes[1]] = np.arange(len(arrays)), rows, columns
+        moved: Array = windows[tuple(where)]
         if mirrored is not None:
             moved[mirrored] = moved[mirrored][..., ::-1]
-        return np.moveaxis(moved, 1, 3) if last else moved
+        return np.moveaxis(moved, (-2, -1), axes)
+
+
+def _image_axes(images: Array) -> tuple[int, int]:
+    """Rows and columns of (B, C, H, W) or (B, H, W, C)."""
+    last = images.shape[3] in _IMAGE_CHANNELS and images.shape[1] not in _IMAGE_CHANNELS
+    return (1, 2) if last else (2, 3)
+
+
+def _size(images: Array) -> tuple[int, int]:
+    rows, columns = _image_axes(images)
+    return images.shape[rows], images.shape[columns]
 
 
 def read_augmentation(name: str) -> Augmentation:

@@ -50,15 +50,13 @@ def find_head(graph: Graph, output: str) -> Head:
 
 def term_head(graph: Graph, term: Term) -> Head:
     """Where a term reads its output: values as they are, probabilities as logits."""
-    if term.kind in ("mse", "l1"):
+    if term.kind in ("mse", "l1", "huber"):
         return Head(term.output, term.output, "raw")
     head = find_head(graph, term.output)
     if term.kind == "cross_entropy":
-        return (
-            replace(head, kind="softmax")
-            if head.kind != "sigmoid"
-            else Head(head.output, head.output, "softmax")
-        )
+        if head.kind == "softmax":
+            return head
+        return Head(head.output, head.output, "softmax", term.axis)
     return head if head.kind == "sigmoid" else Head(term.output, term.output, "sigmoid")
 
 

@@ -1,4 +1,4 @@
-"""Tasks: task files, the built-in kinds (classification, detection, distillation), classes of your own."""
+"""Tasks: task files, the built-in kinds (`evonnx plugins` lists them), classes of your own."""
 
 from __future__ import annotations
 

@@ -6,16 +6,17 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evonnx.errors import TaskError
 from evonnx.network import Array
+from evonnx.tasks._geometry import Geometry
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -51,28 +52,62 @@ def label_names(names: Sequence[str]) -> dict[str, int]:
     return {name: index for index, name in enumerate(sorted(names))}
 
 
-@dataclass
-class ImageFolder:
-    """Images decoded on demand to (height, width, channels) uint8, resized without regard to their
-    proportions (bilinear)."""
+class Pictures(Protocol):
+    """Image files, wherever they are stored."""
+
+    def __len__(self) -> int: ...
+
+    def opened(self, index: int) -> AbstractContextManager[Any]:
+        """One of them as a Pillow image; nothing is decoded before its pixels are asked for.
+
+        Raises:
+            TaskError: it cannot be read, here or in the block; the message names it.
+        """
+        ...
+
+    def name(self, index: int) -> str:
+        """For messages."""
+        ...
+
+
+@dataclass(frozen=True)
+class Files:
+    """Pictures in files of their own."""
 
     paths: Sequence[Path]
-    height: int
-    width: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def opened(self, index: int) -> AbstractContextManager[Any]:
+        """See `Pictures`."""
+        return opened_image(self.paths[index])
+
+    def name(self, index: int) -> str:
+        """The file."""
+        return str(self.paths[index])
+
+
+@dataclass
+class ImageFolder:
+    """Pictures decoded on demand to (height, width, channels) uint8."""
+
+    pictures: Pictures
+    geometry: Geometry
     channels: int
 
     def __post_init__(self) -> None:
         require_pillow()
-        size = len(self.paths) * self.height * self.width * self.channels
+        size = len(self.pictures) * int(np.prod(self.sample_shape))
         self._cache: NDArray[np.uint8] | None = None
         if size <= CACHE_BYTES:
-            self._cache = np.zeros((len(self.paths), *self.sample_shape), np.uint8)
-        self._cached = np.zeros(len(self.paths), np.bool_)
+            self._cache = np.zeros((len(self.pictures), *self.sample_shape), np.uint8)
+        self._cached = np.zeros(len(self.pictures), np.bool_)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """(height, width, channels)."""
-        return (self.height, self.width, self.channels)
+        return (self.geometry.height, self.geometry.width, self.channels)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -80,7 +115,7 @@ class ImageFolder:
         return np.dtype(np.uint8)
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.pictures)
 
     def take(self, indices: NDArray[np.int64]) -> Array:
         """Images by index: (len(indices), height, width, channels) uint8.
@@ -93,25 +128,25 @@ class ImageFolder:
             if self._cache is not None and self._cached[index]:
                 images[place] = self._cache[index]
                 continue
-            images[place] = self._decode(self.paths[index])
+            images[place] = self._decode(int(index))
             if self._cache is not None:
                 self._cache[index] = images[place]
                 self._cached[index] = True
         return images
 
-    def _decode(self, path: Path) -> NDArray[np.uint8]:
-        with opened_image(path) as image:
-            plain = image.convert("L" if self.channels == 1 else "RGB")
-            resized = plain.resize((self.width, self.height), require_pillow().Resampling.BILINEAR)
-        return np.asarray(resized, np.uint8).reshape(self.sample_shape)
+    def _decode(self, index: int) -> NDArray[np.uint8]:
+        with self.pictures.opened(index) as image:
+            plain = self.geometry(image.convert("L" if self.channels == 1 else "RGB"))
+        return np.asarray(plain, np.uint8).reshape(self.sample_shape)
 
 
 @contextmanager
-def opened_image(path: Path) -> Iterator[Any]:
+def opened_image(path: Path | BinaryIO, name: str = "") -> Iterator[Any]:
     """An image file; nothing is decoded before its pixels are asked for.
 
     Raises:
-        TaskError: Pillow is missing, or the file cannot be read, here or in the block.
+        TaskError: Pillow is missing, or the file cannot be read, here or in the block; `name` is for the
+            message where it is not the path.
     """
     pillow = require_pillow()
     try:
@@ -120,7 +155,7 @@ def opened_image(path: Path) -> Iterator[Any]:
             with pillow.open(path, formats=_FORMATS) as image:
                 yield image
     except (*_DAMAGED, pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
-        raise TaskError(f"The image {path} cannot be read: {error}. Remove or replace it.") from error
+        raise TaskError(f"The image {name or path} cannot be read: {error}. Remove or replace it.") from error
 
 
 def require_pillow() -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,17 @@ from numpy.typing import NDArray
 
 from evonnx.errors import TaskError
 from evonnx.network import Array, Network
+from evonnx.tasks._geometry import FittedArrays, read_geometry
+from evonnx.tasks._images import require_pillow
 from evonnx.tasks._settings import Settings
 from evonnx.tasks._sources import ArrayExamples, Source
 
 LAYOUTS = ("nchw", "nhwc")
+CHANNEL_ORDERS = ("rgb", "bgr")
+
+VALUE_KEYS = ("scale", "mean", "std", "layout", "channel_order")
+PREPARATION_KEYS = (*VALUE_KEYS, "size", "resize", "crop", "interpolation")
+"""What a task file may say of an input, in [task] for all of them or in [task.inputs.NAME] for one."""
 
 _CHECKED_AT_A_TIME = 2**22
 """Values looked at in one go for NaN."""
@@ -31,6 +38,8 @@ class GraphInput:
     shape: tuple[int, ...]
     """Dynamic dimensions filled, as `Network.input_shapes` has them."""
     dtype: np.dtype[Any]
+    role: str = "input"
+    """Or "output", of which targets are prepared alike."""
 
     @property
     def is_float(self) -> bool:
@@ -88,14 +97,20 @@ def only_input(network: Network) -> GraphInput:
 
 
 def image_size(graph_input: GraphInput, settings: Settings) -> tuple[int, int, int] | None:
-    """(height, width, channels) that an image input takes, by `size = [height, width]` or by the graph.
+    """(height, width, channels) that an image input takes, by `size` or `crop`, or by the graph.
 
     Raises:
-        TaskError: `size` is not two whole numbers from 1 up.
+        TaskError: `size` or `crop` is not [height, width] (or one number for both), or they differ.
     """
-    size = settings.numbers("size")
-    if size is not None and (len(size) != 2 or any(side < 1 or side != int(side) for side in size)):
-        raise settings.wrong("size", "[height, width], in pixels")
+    found = {key: settings.numbers(key) for key in ("size", "crop")}
+    for key, given in found.items():
+        lengths = (2,) if key == "size" else (1, 2)
+        if given and (len(given) not in lengths or any(one < 1 or one != int(one) for one in given)):
+            raise settings.wrong(key, "[height, width], in pixels")
+    sizes = {given * 2 if len(given) == 1 else given for given in found.values() if given is not None}
+    if len(sizes) > 1:
+        raise settings.wrong("crop", "what size is, or left out")
+    size = next(iter(sizes), None)
     if len(graph_input.shape) != 4:
         return None
     declared, shape = graph_input.declared[1:], graph_input.shape[1:]
@@ -122,12 +137,16 @@ class Preparation:
     """Broadcasts against an example as the graph takes it; so does `std`."""
     std: NDArray[np.float32]
     dtype: np.dtype[Any]
+    reverse: int | None = None
+    """Axis of an example, as the graph takes it, along which channels are taken from last to first."""
 
     def __call__(self, stored: Array) -> Array:
         """(B, *stored shape) -> (B, *shape) in the input's dtype."""
         if self.layout is not None:
             stored = stored.transpose(0, *(axis + 1 for axis in self.layout))
         stored = stored.reshape(len(stored), *self.shape)
+        if self.reverse is not None:
+            stored = np.flip(stored, self.reverse + 1)
         if self.dtype.kind in "iub":
             return np.ascontiguousarray(stored.astype(self.dtype, copy=False))
         values = stored.astype(np.float32)
@@ -177,7 +196,48 @@ def prepare(source: Source, graph_input: GraphInput, settings: Settings) -> Prep
         mean=_per_channel("mean", mean or (0.0,), shape, settings),
         std=_per_channel("std", std or (1.0,), shape, settings),
         dtype=graph_input.dtype,
+        reverse=_reversed_axis(shape, settings),
     )
+
+
+def _reversed_axis(shape: tuple[int, ...], settings: Settings) -> int | None:
+    """The channel axis of an example where the graph takes blue first; data is stored red first."""
+    if settings.text("channel_order", CHANNEL_ORDERS) != "bgr":
+        return None
+    axes = [axis for axis in (0, len(shape) - 1) if len(shape) == 3 and shape[axis] == 3]
+    if not axes:
+        raise settings.wrong("channel_order", f"left out: the input takes {list(shape)}, no 3 channels")
+    return axes[0]
+
+
+def of_input(settings: Settings, name: str, own: Mapping[str, Settings]) -> Settings:
+    """What [task] says of an input, unless [task.inputs.NAME] says otherwise."""
+    common = {key: settings.table[key] for key in PREPARATION_KEYS if key in settings.table}
+    if name not in own:
+        return Settings(common, settings.where, settings.folder)
+    return Settings({**common, **own[name].table}, own[name].where, settings.folder)
+
+
+def fitted(source: Source, graph_input: GraphInput, settings: Settings) -> Source:
+    """The source, with images of an array resized and cut as `resize` and `crop` say.
+
+    Raises:
+        TaskError: they are said of something that is no array of images, or Pillow is missing.
+    """
+    examples = source.examples
+    if not isinstance(examples, ArrayExamples) or not {"resize", "crop"} & set(settings.table):
+        return source
+    size, shape = image_size(graph_input, settings), examples.sample_shape
+    if size is None or len(shape) not in (2, 3):
+        raise TaskError(
+            f"{settings.where}: resize and crop are for images; {source.name} holds examples of shape "
+            f"{list(shape)}, and input {graph_input.name!r} takes {list(graph_input.shape[1:])}."
+        )
+    require_pillow()
+    said = settings.text("layout", LAYOUTS)
+    first = said == "nchw" or (said is None and shape[0] in (1, 3) and shape[-1] not in (1, 3))
+    geometry = read_geometry(settings, size[:2])
+    return replace(source, examples=FittedArrays(examples.array, geometry, first and len(shape) == 3))
 
 
 def _layout(
@@ -190,6 +250,8 @@ def _layout(
     ways: list[tuple[tuple[int, ...] | None, tuple[int, ...]]] = []
     if said is None or (len(stored) != 3 and len(want) != 1):
         ways.append((None, stored))
+    if stored in ((), (1,)):
+        ways += [(None, (1,)), (None, ())]
     if len(stored) == 2:
         ways += [(None, (1, *stored)), (None, (*stored, 1))]
     if len(stored) == 3:
@@ -205,9 +267,10 @@ def _layout(
         if len(shape) == len(want) and all(w is None or w == s for w, s in zip(want, shape, strict=True)):
             return permutation, shape
     wanted = ", ".join("any" if dim is None else str(dim) for dim in want)
+    verb = "takes" if graph_input.role == "input" else "gives"
     raise TaskError(
-        f"{source.name} holds examples of shape {list(stored)}; the model's input {graph_input.name!r} takes "
-        f"[{wanted}] each. Reshape the data, or export the model for its shape."
+        f"{source.name} holds examples of shape {list(stored)}; the model's {graph_input.role} "
+        f"{graph_input.name!r} {verb} [{wanted}] each. Reshape the data, or export the model for its shape."
     )
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,10 @@ class Settings:
     """For messages, such as `digits.toml, [task]`."""
     folder: Path
     """What relative paths in it are relative to."""
+
+    def with_table(self, **values: Any) -> Settings:
+        """The same place, with other values."""
+        return replace(self, table={**self.table, **values})
 
     def only(self, known: Iterable[str]) -> None:
         """Refuse keys that nobody reads.
@@ -87,6 +91,31 @@ class Settings:
         if not values or not all(good):
             raise self.wrong(key, "a number or a list of numbers")
         return tuple(float(one) for one in values)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
+        value = self.table.get(key, default)
+        if not isinstance(value, bool):
+            raise self.wrong(key, "true or false")
+        return value
+
+    def names(self, key: str) -> tuple[str, ...] | None:
+        """One string or a list of different ones as a tuple, or None where the key is absent."""
+        return (self.table[key],) if isinstance(self.table.get(key), str) else self.strings(key)
+
+    def tables(self, key: str, names: Iterable[str]) -> dict[str, Settings]:
+        """Tables by name, `[task.KEY.NAME]`; none where the key is absent.
+
+        Raises:
+            TaskError: it holds something else, or a name that is not among `names`.
+        """
+        found = self.table.get(key, {})
+        if not isinstance(found, dict) or not all(isinstance(one, dict) for one in found.values()):
+            raise self.wrong(key, f"tables by name, such as [task.{key}.NAME]")
+        Settings(found, f"{self.where}, {key}", self.folder).only(names)
+        return {
+            name: Settings(table, f"{self.where}, {key}.{name}", self.folder) for name, table in found.items()
+        }
 
     def strings(self, key: str) -> tuple[str, ...] | None:
         """A list of different strings as a tuple, or None where the key is absent."""

@@ -27,7 +27,8 @@ from evonnx.errors import TaskError
 from evonnx.network import Array
 from evonnx.task import Split
 from evonnx.tasks._arrays import read_cifar10, read_idx, read_npz, read_stl10
-from evonnx.tasks._images import ImageFolder, class_folders, is_image, label_names
+from evonnx.tasks._geometry import read_geometry
+from evonnx.tasks._images import Files, ImageFolder, class_folders, is_image, label_names
 from evonnx.tasks._settings import Settings
 
 STL10_IMAGES, STL10_LABELS = "_X.bin", "_y.bin"
@@ -133,18 +134,6 @@ class Reader:
             'a path, a list of paths, {file = "...", x = "...", y = "..."} or {images = "...", labels = '
             '"..."}',
         )
-
-    def read_array(self, split: Split, name: str) -> Source:
-        """Read one array of the .npz file that the task file gives for a split.
-
-        Raises:
-            TaskError: whatever is wrong with the file, which is named.
-        """
-        value = self.settings.table[split]
-        path = self.settings.folder / str(value)
-        if not isinstance(value, str) or not path.is_file():
-            raise self.settings.wrong(split, "an .npz file with one array per graph input")
-        return self._npz(f"{value}, array {name!r}", path, name, "")
 
     def _path(self, split: Split, text: str) -> Source:
         path = self.settings.folder / text
@@ -263,7 +252,8 @@ class Reader:
         paths = [file for group in groups.values() for file in group]
         if not self.wants_labels:
             paths = loose + paths
-        examples = ImageFolder(paths, *self.image_size)
+        geometry = read_geometry(self.settings, self.image_size[:2])
+        examples = ImageFolder(Files(paths), geometry, self.image_size[2])
         if not self.wants_labels:
             return Source(text, examples, None, str(path), channels_last=True)
         classes = self.classes if self.classes is not None else label_names(list(groups))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,21 @@ from evonnx.errors import TaskError
 from evonnx.network import Array
 from evonnx.task import Split
 from evonnx.tasks._inputs import Preparation
-from evonnx.tasks._sources import Source
+from evonnx.tasks._sources import Examples, Source
 
 DEFAULT_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Examples, and how they become what a graph takes or should give."""
+
+    examples: Examples
+    prepare: Preparation
+
+    def take(self, indices: NDArray[np.int64]) -> Array:
+        """Prepared examples by index."""
+        return self.prepare(self.examples.take(indices))
 
 
 @dataclass(frozen=True)
@@ -23,16 +35,23 @@ class Part:
 
     source: Source
     indices: NDArray[np.int64]
-    prepare: Preparation
+    feeds: tuple[Feed, ...]
+    """One per graph input."""
     note: str = ""
     """Where it comes from, if not a file of its own: such as "10% of train kept apart"."""
+    targets: Mapping[str, Feed] = field(default_factory=dict)
+    """By output name, where the task has several or other ones than class indices."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def inputs(self, places: NDArray[np.int64]) -> Array:
-        """Prepared inputs of the examples at these places of the part."""
-        return self.prepare(self.source.examples.take(self.indices[places]))
+    def inputs(self, places: NDArray[np.int64]) -> dict[str, Array]:
+        """Prepared inputs, by name, of the examples at these places of the part."""
+        return {feed.prepare.name: feed.take(self.indices[places]) for feed in self.feeds}
+
+    def wanted(self, places: NDArray[np.int64]) -> dict[str, Array]:
+        """Prepared targets, by output name."""
+        return {name: feed.take(self.indices[places]) for name, feed in self.targets.items()}
 
     def labels(self, places: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Their class indices; None where there are none."""
@@ -92,10 +111,8 @@ def complete(parts: dict[Split, Part], share: float, seed: int) -> dict[Split, P
             continue
         train = parts["train"]
         kept, held = hold_out(train.indices, train.source.labels, share, np.random.default_rng(stream))
-        parts["train"] = Part(train.source, kept, train.prepare, train.note)
-        parts[split] = Part(
-            train.source, held, train.prepare, f"{share:.0%} of train kept apart, seed {seed}"
-        )
+        parts["train"] = replace(train, indices=kept)
+        parts[split] = replace(train, indices=held, note=f"{share:.0%} of train kept apart, seed {seed}")
     return parts
 
 

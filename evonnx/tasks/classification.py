@@ -11,43 +11,51 @@ import numpy as np
 from evonnx.errors import TaskError
 from evonnx.network import Array, Network
 from evonnx.task import Batch, Loss, Split
-from evonnx.tasks._arrays import GIB
-from evonnx.tasks._inputs import check_finite, image_size, only_input, prepare, task_settings
+from evonnx.tasks._inputs import (
+    GraphInput,
+    check_finite,
+    fitted,
+    image_size,
+    of_input,
+    prepare,
+    task_settings,
+)
+from evonnx.tasks._reading import (
+    DATA_KEYS,
+    SPLITS,
+    Placed,
+    batched_inputs,
+    input_feed,
+    input_tables,
+    memory_limit,
+)
+from evonnx.tasks._rows import RowReader, Rows
 from evonnx.tasks._settings import Settings
-from evonnx.tasks._sources import Reader, Source
-from evonnx.tasks._splits import DEFAULT_SHARE, Part, complete, describe_parts, in_batches
+from evonnx.tasks._sources import Reader, Source, as_labels
+from evonnx.tasks._splits import DEFAULT_SHARE, Feed, Part, complete, describe_parts, in_batches
 from evonnx.tasks.metrics import ACCURACY, Accuracy, scores_per_class
 
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_SHOWN_CLASSES = 12
+"""Names of folders in a description."""
 
-KEYS = (
-    *SPLITS,
-    "validation_share",
-    "seed",
-    "scale",
-    "mean",
-    "std",
-    "layout",
-    "size",
-    "output",
-    "classes",
-    "class_names",
-    "memory_gib",
-)
+KEYS = (*DATA_KEYS, "output", "label", "classes", "class_names")
 """Keys of [task], beside `kind`."""
 
 
 class ClassificationTask:
-    """Data from .npz, IDX, CIFAR-10 and STL-10 binary files or image folders; see `evonnx.tasks._sources` for
-    how to name them.
+    """Data from .npz, .csv, IDX, CIFAR-10 and STL-10 binary files or image folders; see
+    `evonnx.tasks._sources` for how to name them, and `_rows` for columns and several inputs.
 
     Keys of [task]: train, validation, test (at least one; a seeded `validation_share` of train, 0.1 by
     default, is kept apart for each of validation and test that is missing); `seed` of that share; inputs
-    become (x / scale - mean) / std, with scale 255 for uint8 data and 1 for other; `layout` of the data,
-    "nchw" or "nhwc"; `size` [height, width] for image folders where the graph leaves it open; `output`, the
-    graph output with scores per class (default: the first); `classes`, their number, where the graph does not
-    say it; `class_names`, the folders of an image folder in class order; `memory_gib`, what one file may take
-    in memory (default 4).
+    become (x / scale - mean) / std, with scale 255 for uint8 data and 1 for other, in the order that
+    `channel_order` says, "rgb" or "bgr"; `layout` of the data, "nchw" or "nhwc"; pictures are resized and cut
+    by `resize`, `crop` and `interpolation` (see `_geometry`), towards `size` [height, width] where the graph
+    leaves it open; [task.inputs.NAME] says any of this, and which `column` or `columns`, of one input;
+    `label`, the column of classes; `output`, the graph output with scores per class (default: the first);
+    `classes`, their number, where the graph does not say it; `class_names`, the folders of an image folder
+    in class order (default: numbers as they are, else names as they are sorted); `memory_gib`, what one file
+    may take in memory (default 4).
 
     uint8 data stays uint8 in memory and is converted batch by batch.
     """
@@ -65,6 +73,7 @@ class ClassificationTask:
         settings.only(KEYS)
         self._output, self._classes = _class_output(network, settings)
         self.loss = Loss("cross_entropy", self._output)
+        self._folders: Mapping[str, int] = {}
         self._parts = self._read(settings, network)
 
     def _read(self, settings: Settings, network: Network) -> dict[Split, Part]:
@@ -72,27 +81,54 @@ class ClassificationTask:
         if not given:
             raise TaskError(f'{settings.where}: no data is named; add train = "..." and test = "...".')
         share = settings.number("validation_share", "a share between 0 and 1", lambda value: 0 < value < 1)
-        memory = settings.number("memory_gib", "a number above 0", lambda value: value > 0)
-        graph_input = only_input(network)
-        names = settings.strings("class_names")
+        inputs = batched_inputs(network)
+        own = input_tables(settings, inputs)
+        table = self._row_reader(settings, inputs)
+        graph_input, names = inputs[0], settings.strings("class_names")
+        own_settings = of_input(settings, graph_input.name, own)
         reader = Reader(
-            settings,
-            image_size(graph_input, settings),
-            int((memory or 4) * GIB),
+            replace(settings, table={**settings.table, **own_settings.table}),
+            image_size(graph_input, own_settings),
+            table.limit,
             wants_labels=True,
             classes={name: index for index, name in enumerate(names)} if names else None,
         )
         parts: dict[Split, Part] = {}
         for split in given:
+            if len(inputs) > 1 or own or "label" in settings.table or table.names_columns(split):
+                parts[split] = self._part_of_rows(table.read(split), inputs, settings, own)
+                continue
             source = reader.read(split)
             if source.classes is not None and reader.classes is None:
                 self._check_folders(source, source.classes)
                 reader = replace(reader, classes=source.classes)
             self._check_labels(source)
             check_finite(source)
+            source = fitted(source, graph_input, own_settings)
             every = np.arange(len(source), dtype=np.int64)
-            parts[split] = Part(source, every, prepare(source, graph_input, settings))
+            feed = Feed(source.examples, prepare(source, graph_input, own_settings))
+            parts[split] = Part(source, every, (feed,))
+            self._folders = source.classes or self._folders
         return complete(parts, share or DEFAULT_SHARE, settings.integer("seed", 0) or 0)
+
+    def _row_reader(self, settings: Settings, inputs: tuple[GraphInput, ...]) -> RowReader:
+        label = settings.text("label")
+        named = settings if label is None else settings.with_table(outputs={self._output: {"column": label}})
+        return RowReader(named, tuple(one.name for one in inputs), (self._output,), memory_limit(settings))
+
+    def _part_of_rows(
+        self, rows: Rows, inputs: tuple[GraphInput, ...], settings: Settings, own: Mapping[str, Settings]
+    ) -> Part:
+        column, label = rows.targets[self._output], f"{rows.name}, labels"
+        if not isinstance(column, np.ndarray):
+            raise TaskError(f"{label}: they are pictures; classes are whole numbers.")
+        feeds = tuple(
+            input_feed(rows.name, Placed(rows.inputs[one.name], one, of_input(settings, one.name, own)))
+            for one in inputs
+        )
+        source = Source(rows.name, feeds[0].examples, as_labels(column, label), label)
+        self._check_labels(source)
+        return Part(source, np.arange(rows.size, dtype=np.int64), feeds)
 
     def _check_folders(self, source: Source, classes: Mapping[str, int]) -> None:
         numbered = all(name.isdigit() for name in classes)
@@ -122,7 +158,13 @@ class ClassificationTask:
 
     def describe(self) -> str:
         """One line: splits with their files and sizes, loss and metric."""
-        return f"classification: {describe_parts(self._parts)}; cross-entropy on {self._output!r}; accuracy"
+        order = sorted(self._folders, key=lambda name: self._folders[name])
+        shown = order if len(order) <= _SHOWN_CLASSES else [*order[: _SHOWN_CLASSES - 1], "...", order[-1]]
+        classes = f"; classes in order: {', '.join(shown)}" if order else ""
+        return (
+            f"classification: {describe_parts(self._parts)}{classes}; cross-entropy on {self._output!r}; "
+            "accuracy"
+        )
 
     def size(self, split: Split) -> int:
         """Number of examples; 0 where a split is missing."""
@@ -136,7 +178,7 @@ class ClassificationTask:
         if part is None:
             return
         for places in in_batches(len(part), batch_size, rng):
-            yield Batch({part.prepare.name: part.inputs(places)}, part.labels(places), len(places))
+            yield Batch(part.inputs(places), part.labels(places), len(places))
 
     def score(self, split: Split, outputs: Iterator[tuple[Batch, Mapping[str, Array]]]) -> float:
         """Top-1 accuracy, a share.

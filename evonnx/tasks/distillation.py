@@ -15,16 +15,25 @@ from numpy.typing import NDArray
 from evonnx.errors import TaskError
 from evonnx.network import Array, Network
 from evonnx.task import Batch, Loss, Split
-from evonnx.tasks._arrays import GIB
-from evonnx.tasks._inputs import GraphInput, check_finite, graph_inputs, image_size, prepare, task_settings
+from evonnx.tasks._inputs import (
+    PREPARATION_KEYS,
+    GraphInput,
+    check_finite,
+    fitted,
+    graph_inputs,
+    image_size,
+    of_input,
+    prepare,
+    task_settings,
+)
 from evonnx.tasks._outputs import CACHE_BYTES, KeyedBatch, ModelOutputs
+from evonnx.tasks._reading import SPLITS, Placed, input_feed, input_tables, memory_limit
+from evonnx.tasks._rows import RowReader
 from evonnx.tasks._settings import Settings
-from evonnx.tasks._sources import Reader
-from evonnx.tasks._splits import DEFAULT_SHARE, Part, complete, describe_parts, in_batches
+from evonnx.tasks._sources import Reader, Source
+from evonnx.tasks._splits import DEFAULT_SHARE, Feed, Part, complete, describe_parts, in_batches
 from evonnx.tasks._synthetic import is_sampling_rate, plan_input
 from evonnx.tasks.metrics import AGREEMENT, Agreement
-
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 SIZES: Mapping[Split, tuple[int, int]] = {
     "train": (512, 2**24),
@@ -36,7 +45,7 @@ all."""
 
 FEWEST = 16
 
-DATA_KEYS = ("validation_share", "scale", "mean", "std", "layout", "size", "memory_gib")
+DATA_KEYS = ("validation_share", "memory_gib", "inputs", *PREPARATION_KEYS)
 SIZE_KEYS = ("train_size", "validation_size", "test_size")
 
 
@@ -44,8 +53,8 @@ class DistillationTask:
     """Match the ancestor. Without data: inputs synthesised from the graph's shapes and constants.
 
     Keys of [task]: train, validation, test (as for classification, labels ignored; for a model with several
-    inputs .npz files with one array per input, by its name) with `validation_share`, `seed`, `scale`, `mean`,
-    `std`, `layout`, `size` and `memory_gib` as there. Without any data: `train_size`, `validation_size`,
+    inputs files with a column per input, by its name) with everything that is said there of inputs and
+    shares. Without any data: `train_size`, `validation_size`,
     `test_size` (examples; default at most 512, 128, 256, fewer for large inputs) and `seed`.
     """
 
@@ -89,7 +98,8 @@ class DistillationTask:
         time."""
         step = batch_size if self._inputs.stackable else 1
         for places in in_batches(self.size(split), step, rng):
-            yield KeyedBatch(self._inputs.take(split, places), None, len(places), (split, places.tobytes()))
+            key = (split, places.tobytes())
+            yield KeyedBatch(self._inputs.take(split, places), None, len(places), key=key)
 
     def bind_ancestor(self, model_path: str) -> None:
         """Name the ancestor's file. Its outputs are computed when first needed, and kept."""
@@ -124,7 +134,6 @@ class _Files:
 
     def __init__(self, settings: Settings, network: Network) -> None:
         share = settings.number("validation_share", "a share between 0 and 1", lambda value: 0 < value < 1)
-        memory = settings.number("memory_gib", "a number above 0", lambda value: value > 0)
         seed = settings.integer("seed", 0) or 0
         inputs = graph_inputs(network)
         if not _stackable(inputs):
@@ -133,33 +142,37 @@ class _Files:
                 "cannot be read "
                 'from files; write a task class (kind = "my_task.py:MyTask") or use synthesised inputs.'
             )
-        limit = int((memory or 4) * GIB)
-        self._parts: dict[str, dict[Split, Part]] = {}
-        for graph_input in inputs:
-            reader = Reader(settings, image_size(graph_input, settings), limit, wants_labels=False)
-            parts: dict[Split, Part] = {}
-            for split in (split for split in SPLITS if split in settings.table):
-                source = (
-                    reader.read(split) if len(inputs) == 1 else reader.read_array(split, graph_input.name)
+        own = input_tables(settings, inputs)
+        prepared = {one.name: of_input(settings, one.name, own) for one in inputs}
+        rows = RowReader(settings, tuple(prepared), (), memory_limit(settings))
+        first = inputs[0]
+        size = image_size(first, prepared[first.name])
+        reader = Reader(settings, size, rows.limit, wants_labels=False)
+        parts: dict[Split, Part] = {}
+        for split in (split for split in SPLITS if split in settings.table):
+            if len(inputs) > 1 or own or rows.names_columns(split):
+                found = rows.read(split)
+                feeds = tuple(
+                    input_feed(found.name, Placed(found.inputs[one.name], one, prepared[one.name]))
+                    for one in inputs
                 )
+                source = Source(found.name, feeds[0].examples, None, found.name)
+            else:
+                source = reader.read(split)
                 check_finite(source)
-                every = np.arange(len(source), dtype=np.int64)
-                parts[split] = Part(source, every, prepare(source, graph_input, settings))
-            self._parts[graph_input.name] = complete(parts, share or DEFAULT_SHARE, seed)
-        for split in SPLITS:
-            sizes = {name: len(parts[split]) for name, parts in self._parts.items() if split in parts}
-            if len(set(sizes.values())) > 1:
-                raise TaskError(f"{settings.where}: the arrays of {split} differ in length: {sizes}.")
+                source = fitted(source, first, prepared[first.name])
+                feeds = (Feed(source.examples, prepare(source, first, prepared[first.name])),)
+            parts[split] = Part(source, np.arange(len(source), dtype=np.int64), feeds)
+        self._parts = complete(parts, share or DEFAULT_SHARE, seed)
 
     def describe(self) -> str:
-        return f"inputs from {describe_parts(next(iter(self._parts.values())))}"
+        return f"inputs from {describe_parts(self._parts)}"
 
     def size(self, split: Split) -> int:
-        parts = next(iter(self._parts.values()))
-        return len(parts[split]) if split in parts else 0
+        return len(self._parts[split]) if split in self._parts else 0
 
     def take(self, split: Split, places: NDArray[np.int64]) -> dict[str, Array]:
-        return {name: parts[split].inputs(places) for name, parts in self._parts.items()}
+        return self._parts[split].inputs(places)
 
 
 class _Synthesised:

@@ -45,7 +45,8 @@ def read_task_file(path: Path) -> TaskFile:
     if not kind:
         raise TaskError(
             f"{table.where}: the key 'kind' is missing. "
-            'Write kind = "classification", "detection", "distillation" or "my_task.py:MyTask".'
+            'Write kind = "classification", "regression", "segmentation", "detection", "distillation" or '
+            '"my_task.py:MyTask".'
         )
     settings = {key: value for key, value in table.table.items() if key != "kind"}
     retrain = _check_retrain(Settings(document.get("retrain", {}), f"{path.name}, [retrain]", path.parent))

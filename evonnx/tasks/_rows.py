@@ -1,0 +1,207 @@
+"""Splits out of tables and paired folders, whose columns are named after what the graph takes and gives.
+
+A split is written as
+
+    train = "train.npz"                                     or .csv, .tsv, .parquet: see `_tables`
+    train = "data/train"                                    a folder of Hugging Face's save_to_disk; or
+                                                            "data", where it has a split of that name
+    train = ["part1.npz", "part2.npz"]                      their rows in order
+    train = { file = "all.csv", x = ["a", "b"], y = "c" }   columns of the one input and the one output
+    train = { images = "photos", targets = "masks" }        folders of pictures that share their names
+
+Where a table does not say which columns, [task.inputs.NAME] and [task.outputs.NAME] do (`column` or
+`columns`); else a single input reads "x", a single output "y", and several their own names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evonnx.errors import TaskError
+from evonnx.task import Split
+from evonnx.tasks._images import Files, Pictures, is_image, require_pillow
+from evonnx.tasks._settings import Settings
+from evonnx.tasks._tables import Column, Table, is_columnar, open_table
+
+COLUMN_KEYS = ("column", "columns")
+PAIR_KEYS = ("targets", "labels")
+"""What the folder beside `images` may be called: one word for every kind of task would be wrong for some."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Columns of one split, all of one length."""
+
+    name: str
+    """As the user wrote it."""
+    inputs: Mapping[str, Column]
+    """By graph input."""
+    targets: Mapping[str, Column]
+    """By graph output."""
+    size: int
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """How to read splits for one task."""
+
+    settings: Settings
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    """That have targets."""
+    limit: int
+    """Bytes that one array may take."""
+
+    def names_columns(self, split: Split) -> bool:
+        """Whether a split is a table of text, or says which columns of a table make one input."""
+        value = self.settings.table[split]
+        if isinstance(value, dict):
+            several = any(isinstance(value.get(key), list) for key in ("x", "y"))
+            return several or ("file" in value and is_columnar(self._at(value["file"])))
+        texts = value if isinstance(value, list) else [value]
+        return bool(texts) and all(isinstance(one, str) and is_columnar(self._at(one)) for one in texts)
+
+    def read(self, split: Split) -> Rows:
+        """Read a split.
+
+        Raises:
+            TaskError: whatever is wrong with it; the file is named.
+        """
+        value = self.settings.table[split]
+        if isinstance(value, str):
+            return self._table(split, value, {})
+        if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+            return _joined([self._table(split, one, {}) for one in value], ", ".join(value))
+        if isinstance(value, dict):
+            table = Settings(value, f"{self.settings.where}, {split}", self.settings.folder)
+            if "images" in value:
+                return self._pairs(table)
+            if "file" in value:
+                table.only(("file", "x", "y"))
+                given = {key: columns for key in ("x", "y") if (columns := table.names(key)) is not None}
+                return self._table(split, table.text("file") or "", given)
+        raise self.settings.wrong(
+            split,
+            'a file with columns (.npz, .csv), a list of them, {file = "...", x = "...", y = "..."} or '
+            '{images = "folder", targets = "folder"}',
+        )
+
+    def _at(self, text: object) -> Path:
+        return self.settings.folder / str(text)
+
+    def _table(self, split: str, text: str, given: Mapping[str, tuple[str, ...]]) -> Rows:
+        path = self._at(text)
+        if not path.exists():
+            raise TaskError(f"{self.settings.where}: {split} = {text!r} does not exist (looked for {path}).")
+        table = open_table(path, split, self.limit)
+        names = table.names
+        inputs = {
+            name: table.read(self._columns("inputs", name, self.inputs, names, given.get("x"), "x"))
+            for name in self.inputs
+        }
+        targets = {
+            name: table.read(self._columns("outputs", name, self.outputs, names, given.get("y"), "y"))
+            for name in self.outputs
+        }
+        return _rows(text, inputs, targets, table)
+
+    def _columns(
+        self,
+        key: str,
+        name: str,
+        among: Sequence[str],
+        names: Sequence[str],
+        given: tuple[str, ...] | None,
+        usual: str,
+    ) -> tuple[str, ...]:
+        """Which columns hold what an input takes or an output should give."""
+        own = self.settings.tables(key, among).get(name)
+        said = None if own is None else own.names("columns") or own.names("column")
+        if said is not None:
+            return said
+        if given is not None and len(among) == 1:
+            return given
+        if given is not None:
+            raise TaskError(
+                f"{self.settings.where}: there are {len(among)} {key} ({', '.join(among)}), so {usual} could "
+                f"be any; name their columns: [task.{key}.{name}], column = ...."
+            )
+        return (usual,) if len(among) == 1 and (usual in names or name not in names) else (name,)
+
+    def _pairs(self, table: Settings) -> Rows:
+        table.only(("images", *PAIR_KEYS))
+        key = next((key for key in PAIR_KEYS if key in table.table), None)
+        if key is None or len(self.inputs) != 1 or len(self.outputs) != 1:
+            raise TaskError(
+                f"{table.where}: folders of images go in pairs, {{images = ..., targets = ...}}, for a task "
+                f"of one input and one output; this one has {len(self.inputs)} and {len(self.outputs)}."
+            )
+        images, targets = (_pictures(table, one) for one in ("images", key))
+        alone = sorted(set(images) ^ set(targets))
+        if alone:
+            where = table.text("images") if alone[0] in images else table.text(key)
+            raise TaskError(
+                f"{table.where}: {alone[0]!r} is in {where!r} only ({len(alone)} pictures have no "
+                "counterpart); pairs have the same name but for the suffix."
+            )
+        require_pillow()
+        order = sorted(images)
+        return Rows(
+            f"{table.text('images')}, {table.text(key)}",
+            {self.inputs[0]: Files([images[name] for name in order])},
+            {self.outputs[0]: Files([targets[name] for name in order])},
+            len(order),
+        )
+
+
+def _pictures(table: Settings, key: str) -> dict[str, Path]:
+    """Pictures below a folder, by their paths in it without suffix."""
+    text = table.text(key) or ""
+    folder = table.folder / text
+    if not folder.is_dir():
+        raise TaskError(f"{table.where}: {key} = {text!r} is no folder (looked for {folder}).")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if is_image(path) and path.is_file():
+            name = str(path.relative_to(folder).with_suffix(""))
+            if name in found:
+                raise TaskError(f"{folder} has two pictures called {name}: {found[name].name}, {path.name}.")
+            found[name] = path
+    if not found:
+        raise TaskError(f"{folder} has no images.")
+    return found
+
+
+def _rows(text: str, inputs: dict[str, Column], targets: dict[str, Column], table: Table) -> Rows:
+    sizes = {name: len(column) for name, column in (*inputs.items(), *targets.items())}
+    if len(set(sizes.values())) > 1:
+        raise TaskError(f"{table.path}: its columns differ in length: {sizes}; there must be one row each.")
+    size = next(iter(sizes.values()))
+    if size == 0:
+        raise TaskError(f"{text} holds no examples.")
+    return Rows(text, inputs, targets, size)
+
+
+def _joined(parts: list[Rows], name: str) -> Rows:
+    if len(parts) == 1:
+        return parts[0]
+    inputs = {key: _concatenated([part.inputs[key] for part in parts], name) for key in parts[0].inputs}
+    targets = {key: _concatenated([part.targets[key] for part in parts], name) for key in parts[0].targets}
+    return Rows(name, inputs, targets, sum(part.size for part in parts))
+
+
+def _concatenated(columns: list[Column], name: str) -> Column:
+    arrays = [column for column in columns if isinstance(column, np.ndarray)]
+    kinds = {(array.shape[1:], array.dtype) for array in arrays}
+    if len(arrays) != len(columns) or len(kinds) > 1:
+        raise TaskError(f"{name}: files of one split must hold the same kind of examples, shape and type.")
+    return np.concatenate(arrays)
+
+
+def picture_column(column: Column) -> Pictures | None:
+    """The column, where it is one of image files."""
+    return None if isinstance(column, np.ndarray) else column
