@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator
 
 import ray
-from ray.exceptions import RayError
 
 from evonnx.errors import ExecutorError
 
@@ -57,7 +56,8 @@ def connect(address: str | None, cores: int) -> bool:
                 )
             else:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError, RayError) as error:
+    except Exception as error:  # Ray raises many kinds, plain `Exception` among them
+        ray.shutdown()
         reason = str(error).split("\n")[0]
         if address is None:
             raise ExecutorError(f"No Ray cluster could be started on this machine: {reason}") from error
