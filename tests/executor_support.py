@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -40,13 +41,19 @@ class BrokenToy(ToyAdapter):
 
 
 class SlowToy(ToyAdapter):
-    """Takes `seconds=S` longer, and tells `marker=FILE` that it has begun."""
+    """Takes `seconds=S` longer, and tells `marker=FILE` where it has begun: its process, or its node of Ray."""
 
     def retrain(self, request: RetrainRequest) -> RetrainResult:
         if marker := request.options.get("marker"):
-            first(Path(marker), str(os.getpid()))
+            first(Path(marker), where())
         time.sleep(float(request.options.get("seconds", 0)))
         return super().retrain(request)
+
+
+def where() -> str:
+    """This process, or Ray's node."""
+    ray = sys.modules.get("ray")
+    return ray.get_runtime_context().get_node_id() if ray and ray.is_initialized() else str(os.getpid())
 
 
 def first(marker: Path, text: str) -> bool:

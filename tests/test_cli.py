@@ -271,8 +271,7 @@ def test_report(evonnx_cli: CommandLine, tmp_path: Path) -> None:
 
 def test_plugins(evonnx_cli: CommandLine) -> None:
     document = evonnx_cli("plugins", "--json").document
-    kinds = {"adapters", "encodings", "environment_factors", "dependency_rules", "tasks", "trackers"}
-    assert set(document) == kinds
+    assert set(document) == set(KINDS)
     named = {kind: {one["name"]: one for one in found} for kind, found in document.items()}
     assert {"cluster-driven", "synaptic", "adaptive"} <= set(named["encodings"])
     assert {"torch", "jax", "command"} <= set(named["adapters"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -17,8 +18,10 @@ import pytest
 from cli_support import CommandLine
 from crash.crash_support import digests, timeless
 from evolution_support import options, write_case
+from rich.console import Console
 
 from evonnx.adapter import Progress
+from evonnx.cli._live import LiveObserver
 from evonnx.errors import AdapterError, ExecutorError, PluginError
 from evonnx.evolution import EvolveOptions, Observer, evolve
 from evonnx.evolution.crew import Placing, placing_of
@@ -242,7 +245,7 @@ def test_a_killed_workers_successor_goes_on_from_the_checkpoint(tmp_path: Path) 
 def test_an_adapters_error_in_a_worker_is_that_of_the_run(tmp_path: Path) -> None:
     model = write_case(tmp_path / "case")
     asked = replace(frail(), retraining=replace(frail().retraining, adapter="executor_support:BrokenToy"))
-    with pytest.raises(AdapterError, match="failed while retraining compact.onnx: KeyError: 'a layer'"):
+    with pytest.raises(AdapterError, match=r"failed while retraining compact\.onnx: KeyError: 'a layer'"):
         evolve(model, out=tmp_path / "run", options=asked, executor="local", workers=1)
     assert not (tmp_path / "run").exists()
 
@@ -323,3 +326,27 @@ def test_stopped_with_workers_at_work_a_run_leaves_nothing_behind(tmp_path: Path
     assert "Interrupted. Continue with:" in err.splitlines()[-1]
     assert gone(int((tmp_path / "marker").read_text()))
     assert {path.name for path in (tmp_path / "run").iterdir()} - {"checkpoints"} == {"run.json"}
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_all_workers_are_on_one_screen(terminal: bool) -> None:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
+    with LiveObserver(console) as observer:
+        for number in (1, 2):
+            observer.stage(1, f"offspring {number}: retraining")
+        for number in (1, 2):
+            observer.training(1, Progress(1, 2, 3, 4, 0.25 * number, number))
+        assert len(observer.several) == 2
+        loss = {task.description: task.fields["news"] for task in observer.bars.tasks if task.visible}
+        assert loss["offspring 1"] == "epoch 1/2, loss 0.2500"
+        assert loss["offspring 2"] == "epoch 1/2, loss 0.5000"
+        observer.stage(1, "offspring 1: raised")
+        assert list(observer.several) == [2]
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    plain = [
+        "gen 01: offspring 1: retraining",
+        "gen 01: offspring 2: retraining",
+        "gen 01: offspring 1: raised",
+    ]
+    assert lines == plain or terminal
