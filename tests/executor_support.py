@@ -41,7 +41,7 @@ class BrokenToy(ToyAdapter):
 
 
 class SlowToy(ToyAdapter):
-    """Takes `seconds=S` longer, and tells `marker=FILE` where it has begun: its process, or its node of Ray."""
+    """Takes `seconds=S` longer, and tells `marker=FILE` where it began: its process or Ray node."""
 
     def retrain(self, request: RetrainRequest) -> RetrainResult:
         if marker := request.options.get("marker"):

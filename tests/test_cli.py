@@ -25,6 +25,7 @@ import evonnx
 from evonnx.cli import app
 from evonnx.cli._common import alignment, input_shapes, whole_numbers
 from evonnx.errors import EvonnxError, ModelError
+from evonnx.plugins import KINDS
 
 COMMANDS = ("inspect", "evolve", "synthesize", "compact", "evaluate", "bench", "report", "plan", "plugins")
 GOLDEN = Path(__file__).parent / "golden"
