@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -277,7 +278,8 @@ def test_plugins(evonnx_cli: CommandLine) -> None:
     assert {"cluster-driven", "synaptic", "adaptive"} <= set(named["encodings"])
     assert {"torch", "jax", "command"} <= set(named["adapters"])
     assert named["tasks"]["classification"]["origin"] == "evonnx"
-    assert [one for found in named.values() for one in found.values() if one["error"]] == []
+    broken = {one["name"] for found in named.values() for one in found.values() if one["error"]}
+    assert broken == (set() if importlib.util.find_spec("ray") else {"ray"})
     assert "cluster-driven" in evonnx_cli("plugins").out
 
 

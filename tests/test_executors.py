@@ -20,17 +20,19 @@ from crash.crash_support import digests, timeless
 from evolution_support import options, write_case
 from rich.console import Console
 
-from evonnx.adapter import Progress
+from evonnx.adapter import Progress, TrainingBudget
 from evonnx.cli._live import LiveObserver
 from evonnx.errors import AdapterError, ExecutorError, PluginError
-from evonnx.evolution import EvolveOptions, Observer, evolve
-from evonnx.evolution.crew import Placing, placing_of
+from evonnx.evolution import EvolveOptions, Observer, crew, evolve
+from evonnx.evolution.configuration import versions_of
+from evonnx.evolution.crew import Circumstances, Placing, placing_of
 from evonnx.evolution.fostering import now_and_then
 from evonnx.evolution.stopwatch import OTHER, RETRAIN, Stopwatch
 from evonnx.executors import Call, Done, Event, Executor, Failed, Lost, News, gather, threads_of
 from evonnx.executors.gathering import MOST_LOSSES
-from evonnx.executors.local import LocalExecutor
-from evonnx.testing import ExecutorContract, work
+from evonnx.executors.local import LocalExecutor, Place
+from evonnx.speed import arithmetic_of
+from evonnx.testing import ExecutorContract, ToyAdapter, work
 
 
 @pytest.fixture(scope="module")
@@ -350,3 +352,58 @@ def test_all_workers_are_on_one_screen(terminal: bool) -> None:
         "gen 01: offspring 1: raised",
     ]
     assert lines == plain or terminal
+
+
+def told(**changes: Any) -> Circumstances:
+    """What a worker that is given no work yet could be told."""
+    here = Circumstances(
+        run="one",
+        ancestor=Place("."),
+        ancestor_name="model.onnx",
+        task_file=None,
+        folder=".",
+        adapter="evonnx.testing:ToyAdapter",
+        adapter_options={},
+        training=TrainingBudget(),
+        threads=1,
+        input_shapes={},
+        align=1,
+        factor="synapses",
+        warnings_ancestor=frozenset(),
+        timeout=None,
+        versions=versions_of(ToyAdapter),
+        machine=arithmetic_of(),
+    )
+    return replace(here, **changes)
+
+
+@pytest.fixture
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """This process as a worker, and the ancestor's folder."""
+    write_case(tmp_path / "case")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(crew, "_known", {})
+    return Place(str(tmp_path / "case"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"versions": {**versions_of(ToyAdapter), "onnx": "0.1"}}, "onnx is .* and should be 0.1"),
+        ({"versions": {"a-package": "3"}}, "a-package is missing and should be 3"),
+        ({"task_file": "/nowhere/task.toml"}, "finds no task file /nowhere/task.toml"),
+    ],
+)
+def test_a_worker_that_would_come_to_another_result_refuses(
+    changes: dict[str, Any], says: str, worker: Place
+) -> None:
+    with pytest.raises(ExecutorError, match=says):
+        crew.upbringing(told(ancestor=worker, **changes))
+
+
+def test_a_worker_on_another_processor_says_so(worker: Place) -> None:
+    machine = {**arithmetic_of(), "processor": "Abacus 9"}
+    assert crew.upbringing(told(ancestor=worker)).notes == ()
+    assert crew.upbringing(told(ancestor=worker, machine=machine)).notes == ()  # the same run, already known
+    (note,) = crew.upbringing(told(ancestor=worker, run="another", machine=machine)).notes
+    assert "the run's own machine is a Abacus 9" in note
