@@ -1,6 +1,6 @@
 """Throughput against workers: a generation's wall time where training is simulated by sleep.
 
-    python benchmarks/executors.py [--offspring 8] [--seconds 8] [--local 1,2,4,8] [--ray 2,4,8]
+    python benchmarks/executors.py [--offspring 8] [--seconds 8] [--local 1,2,4,8] [--ray 2,4]
 
 Each run makes two generations of a tiny classifier; the training of every offspring sleeps so long (and then
 trains the last layer for an epoch). Real trainings use cores, of which a laptop has few; sleeping ones show
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--offspring", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--local", default="1,2,4,8")
-    parser.add_argument("--ray", default="2,4,8")
+    parser.add_argument("--ray", default="2,4")
     asked = parser.parse_args()
     cases: list[tuple[str | None, int | None]] = [(None, None)]
     for name in ("local", "ray"):
