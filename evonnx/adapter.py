@@ -62,6 +62,8 @@ class Progress:
     """Steps done in this epoch."""
     steps: int
     loss: float
+    offspring: int | None = None
+    """Which one of its generation, from 1, where several are trained at a time; adapters leave it."""
 
 
 @dataclass(frozen=True)

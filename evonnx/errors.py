@@ -64,3 +64,7 @@ class PlanError(EvonnxError):
 
 class PluginError(EvonnxError):
     """A plugin is unknown or cannot be loaded."""
+
+
+class ExecutorError(EvonnxError):
+    """An executor cannot run what it is asked to run, or lost it too often."""

@@ -23,6 +23,17 @@ class Fault:
         return asdict(self)
 
 
+def lost_worker(stage: str, what: str, reason: str) -> Fault:
+    """A worker that died of itself or was killed.
+
+    Args:
+        stage: what it was doing.
+        what: it was doing it to.
+        reason: a clause.
+    """
+    return Fault(stage, "lost worker", f"The worker of {what} was lost: {reason}.", "done again by another")
+
+
 class Ledger:
     """Faults since they were last taken."""
 

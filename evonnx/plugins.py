@@ -1,5 +1,5 @@
-"""Plugins: adapters, encodings, environment factors, dependency rules, tasks and trackers, found through
-entry points.
+"""Plugins: adapters, encodings, environment factors, dependency rules, tasks, trackers and executors, found
+through entry points.
 
 The built-in ones come in by the same door. Nothing is imported until it is asked for; a plugin that cannot be
 imported is listed with its error and never breaks the list.
@@ -21,7 +21,9 @@ from typing import Any, Literal
 
 from evonnx.errors import EvonnxError, PluginError
 
-Kind = Literal["adapters", "encodings", "environment_factors", "dependency_rules", "tasks", "trackers"]
+Kind = Literal[
+    "adapters", "encodings", "environment_factors", "dependency_rules", "tasks", "trackers", "executors"
+]
 
 KINDS: Mapping[Kind, str] = {
     "adapters": "adapter",
@@ -30,6 +32,7 @@ KINDS: Mapping[Kind, str] = {
     "dependency_rules": "dependency rule",
     "tasks": "task",
     "trackers": "tracker",
+    "executors": "executor",
 }
 """Entry point group (after `evonnx.`) -> what one of them is called."""
 
@@ -84,7 +87,7 @@ def _advice(error: BaseException, plugin: Plugin) -> str:
     if (
         isinstance(error, ModuleNotFoundError)
         and plugin.origin == OWN_DISTRIBUTION
-        and plugin.kind in ("adapters", "trackers")
+        and plugin.kind in ("adapters", "trackers", "executors")
     ):
         return f"Install what it needs: `pip install 'evonnx[{plugin.name}]'`."
     return f"Repair or remove the distribution {plugin.origin!r}."
@@ -162,6 +165,11 @@ def tasks() -> dict[str, Plugin]:
 def trackers() -> dict[str, Plugin]:
     """Experiment trackers by name."""
     return plugins_of("trackers")
+
+
+def executors() -> dict[str, Plugin]:
+    """Executors by name."""
+    return plugins_of("executors")
 
 
 def get(kind: Kind, name: str) -> Any:

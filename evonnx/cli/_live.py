@@ -95,7 +95,7 @@ class LiveObserver(Observer):
 
     def training(self, generation: int, news: TrainingNews) -> None:
         """Move the training's bar, and its curve."""
-        number: int | None = getattr(news, "offspring", None)
+        number = news.offspring
         trainings = self.board.trainings
         if number not in trainings:
             trainings[number] = Training(news, self._clock())

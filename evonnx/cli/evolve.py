@@ -133,6 +133,7 @@ def resume_command(words: Sequence[str], folder: Path, out: str | None, resume: 
 _PRESSURE = "How hard"
 _SELECTION = "Natural selection"
 _RETRAINING = "Retraining"
+_WORKERS = "Workers"
 
 
 @command
@@ -297,6 +298,32 @@ def evolve(
             show_default=False,
         ),
     ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="local|ray",
+            help="Screen and raise offspring in processes of this machine, or on a Ray cluster.",
+            show_default="one after another, in this process",
+            rich_help_panel=_WORKERS,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Offspring at a time; --threads is what each uses.",
+            show_default="as many as there are cores for",
+            rich_help_panel=_WORKERS,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Of a Ray cluster that runs, or auto.",
+            show_default="one is started on this machine",
+            rich_help_panel=_WORKERS,
+        ),
+    ] = None,
     input_shape: InputShapes = None,
     threads: Threads = None,
     provider: TimedOn = Provider.AUTO,
@@ -318,6 +345,7 @@ def evolve(
       evonnx evolve model.onnx --budget latency=0.5 --budget bytes=0.3
       evonnx evolve model.onnx --track tensorboard --track mlflow=http://localhost:5000
       evonnx evolve model.onnx --offspring 3 --parents 2
+      evonnx evolve model.onnx --offspring 4 --executor local --workers 4
       evonnx evolve model.onnx --adapter command --command "python train.py {model} {masks} {output}"
     """
     from rich.console import Console
@@ -363,7 +391,16 @@ def evolve(
     with _resumable(observer, out, resume):
         with observer, Tracking(tracked, observer) as heard:
             run = run_evolution(
-                model, task, out, options, resume=resume, observer=heard, retrain_timeout=retrain_timeout
+                model,
+                task,
+                out,
+                options,
+                resume=resume,
+                observer=heard,
+                retrain_timeout=retrain_timeout,
+                executor=executor,
+                workers=workers,
+                address=address,
             )
             write_report(run.folder)
         if as_json:

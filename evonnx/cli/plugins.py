@@ -9,8 +9,8 @@ from evonnx.cli._common import Debug, Json, command, console, emit
 def plugins(as_json: Json = False, debug: Debug = False) -> None:
     """List what is installed and what is broken.
 
-    Adapters, encodings, environment factors, dependency rules, tasks and trackers, each with its origin and
-    version. A plugin that cannot be loaded is listed with its error.
+    Adapters, encodings, environment factors, dependency rules, tasks, trackers and executors, each with its
+    origin and version. A plugin that cannot be loaded is listed with its error.
 
     \b
     Examples:
@@ -27,6 +27,7 @@ def plugins(as_json: Json = False, debug: Debug = False) -> None:
         "dependency rules": registry.dependency_rules(),
         "tasks": registry.tasks(),
         "trackers": registry.trackers(),
+        "executors": registry.executors(),
     }
     if as_json:
         emit(

@@ -11,6 +11,7 @@ import numpy as np
 from evonnx.clusters import Clusters, find_clusters
 from evonnx.dependency import Coupling, analyse
 from evonnx.environment import Budget, prices_of
+from evonnx.evolution.screening import fitness_of_samples
 from evonnx.evolution.setting import Setting
 from evonnx.evolution.stopwatch import EVALUATE, RETRAIN, Stopwatch
 from evonnx.genome import Genome, encode, needs_gradients
@@ -82,8 +83,10 @@ class Brood:
 
     setting: Setting
     generation: int
+    parent: Path
+    """Its file."""
     network: Network
-    """The parent."""
+    """What is in it."""
     coupling: Coupling
     budgets: tuple[Budget, ...]
     lines: tuple[Line, ...]
@@ -109,6 +112,10 @@ def screen(brood: Brood, samples: list[Drawn]) -> list[int]:
     if len(samples) == 1:
         return [0]
     setting = brood.setting
+    if setting.crew is not None:
+        masks = [one.masks for one in samples]
+        scores = fitness_of_samples(setting, brood.generation, brood.parent, masks, brood.watch)
+        return sorted(range(len(samples)), key=lambda index: -scores[index])
     fitness: list[float] = []
     for index, one in enumerate(samples):
         setting.observer.stage(brood.generation, f"screening {index + 1}/{len(samples)}")
@@ -218,7 +225,7 @@ def beget(
         lines.append(Line(one, sensitivities))
     with watch.timing("analyse"):
         coupling = analyse(network)
-    brood = Brood(setting, generation, network, coupling, budgets, tuple(lines), watch)
+    brood = Brood(setting, generation, parent.model, network, coupling, budgets, tuple(lines), watch)
     key = f"{generation} eased {easings}" if easings else f"{generation}"
     solution, samples = draw(brood, sampling, key)
     order = screen(brood, samples)
@@ -226,7 +233,8 @@ def beget(
     nests = []
     for number, child in enumerate(children):
         home, seed = folder / f"candidate-{number}", int(child.generate_state(1)[0])
-        nests.append(nest(brood, samples[order[number]], home, seed, alone=len(children) == 1))
+        alone = len(children) == 1 and setting.crew is None
+        nests.append(nest(brood, samples[order[number]], home, seed, alone=alone))
     for one in (network, *joined):
         drop_weights(one.model)
     give_back_memory()

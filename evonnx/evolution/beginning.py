@@ -63,8 +63,16 @@ class Case:
     recovery_epochs: int
 
 
-def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> tuple[Case, Network]:
+def read_case(
+    model: Path, task: str | Path | None, options: EvolveOptions, threads: int | None = None
+) -> tuple[Case, Network]:
     """Read the model and the task, and decide what options and task file leave open.
+
+    Args:
+        model: the ancestor.
+        task: as `evolve` takes it.
+        options: what was asked for.
+        threads: of training, scores and proofs, where `options` leave that open; None: all cores.
 
     Returns:
         All but the ancestor itself, which a run need not keep in memory; and the ancestor.
@@ -90,7 +98,7 @@ def read_case(model: Path, task: str | Path | None, options: EvolveOptions) -> t
     encoding = encoding_of(options.pressure)
     factors = factors_of(options.pressure)
     check_factors(factors, encoding, network)
-    decided = replace(options, threads=options.threads or default_threads())
+    decided = replace(options, threads=options.threads or threads or default_threads())
     case = Case(
         model=model,
         task=the_task,
@@ -257,6 +265,7 @@ def first_record(
         "configuration": configuration,
         "seed": case.options.seed,
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        **({"executor": setting.crew.to_json()} if setting.crew else {}),
         "choices": choices,
         "task": {
             "found": case.how_found,
@@ -272,6 +281,7 @@ def first_record(
         },
         "notes": [
             case.how_found,
+            *([setting.crew.describe()] if setting.crew else []),
             *([] if task.size("test") else no_test),
             *network.notes,
             *(f"{left.name}: {left.reason}" for left in network.unprunable),

@@ -32,7 +32,7 @@ def configuration_of(
         "options": options.to_json(),
         "encoding": {**vars(encoding), "strength": encoding.strength.name},
         "training": budget.__dict__,
-        "versions": _versions(get("adapters", options.retraining.adapter)),
+        "versions": versions_of(get("adapters", options.retraining.adapter)),
         "machine": arithmetic_of(),
     }
 
@@ -80,7 +80,7 @@ def _differences(recorded: Any, now: Any, path: str = "") -> list[str]:
     return [] if recorded == now else [f"{path} was {recorded!r} and is {now!r}"]
 
 
-def _versions(adapter: object) -> dict[str, str]:
+def versions_of(adapter: object) -> dict[str, str]:
     """Of evonnx's own packages and the adapter's: installing another's ends no run."""
     found = {"python": platform.python_version()}
     for package in (*PACKAGES, *getattr(adapter, "packages", ())):

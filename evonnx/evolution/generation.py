@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from evonnx.errors import ScoreError
-from evonnx.evolution.begetting import Parent, beget
+from evonnx.evolution.begetting import Nest, Parent, beget
 from evonnx.evolution.breeding import choose_population, raised, sibling_folder, unite
 from evonnx.evolution.figures import figures
+from evonnx.evolution.fostering import raise_by_crew
 from evonnx.evolution.judging import score_columns
 from evonnx.evolution.raising import Offspring, make_offspring
 from evonnx.evolution.selection import Candidate, fittest, tolerance
@@ -63,7 +64,7 @@ def grow(
     for easings in range(_EASINGS + 1):
         setting.observer.stage(generation, "sampling")
         solution, nests = beget(setting, generation, parent, seeds, folder, watch, easings)
-        grown = [make_offspring(setting, generation, home, watch) for home in nests]
+        grown = raise_all(setting, generation, nests, watch)
         scored = [one for one in grown if not math.isnan(one.score_validation)]
         living = [one for one in scored if not setting.collapsed(one.score_validation)]
         if easings == _EASINGS:
@@ -80,6 +81,13 @@ def grow(
         f"less was taken from its parent {_EASINGS} times. Retrain more gently (--learning-rate), or ask for "
         "more generations."
     )
+
+
+def raise_all(setting: Setting, generation: int, nests: list[Nest], watch: Stopwatch) -> list[Offspring]:
+    """Raise offspring: by the run's crew, else here, one after another."""
+    if setting.crew is not None:
+        return raise_by_crew(setting, generation, nests, watch)
+    return [make_offspring(setting, generation, home, watch) for home in nests]
 
 
 def _collapse(setting: Setting, grown: list[Offspring], easings: int) -> Fault:

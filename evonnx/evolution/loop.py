@@ -27,11 +27,13 @@ from evonnx.evolution.beginning import Case, choose, first_record, read_case, se
 from evonnx.evolution.breeding import parents_of
 from evonnx.evolution.choices import recorded_choices
 from evonnx.evolution.configuration import check_same, configuration_of
+from evonnx.evolution.crew import opened, placing_of
 from evonnx.evolution.fronts import points_of, to_json
 from evonnx.evolution.generation import make_generation
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.recovery import choose_best, recover
 from evonnx.evolution.setting import Setting
+from evonnx.evolution.staffing import staffed
 from evonnx.faults import Fault, Ledger
 from evonnx.locking import locked
 from evonnx.run_store import (
@@ -83,6 +85,9 @@ def evolve(
     resume: bool = False,
     observer: Observer | None = None,
     retrain_timeout: float | None = None,
+    executor: str | None = None,
+    workers: int | None = None,
+    address: str | None = None,
 ) -> Run:
     """Evolve a model.
 
@@ -97,6 +102,10 @@ def evolve(
         observer: hears of progress.
         retrain_timeout: seconds without a sign of progress after which an adapter counts as hanging; None:
             any time.
+        executor: plugin that screens and raises offspring in processes of its own, such as "local" or "ray";
+            None: this process does, one after another.
+        workers: of the executor; None: as many as there are cores for.
+        address: of what the executor is to connect to.
 
     Raises:
         EvonnxError: any reason the run cannot start or go on; complete generations stay on disk. A run that
@@ -109,8 +118,9 @@ def evolve(
         seed=options.seed if seed is None else seed,
     )
     folder = _run_folder(Path(model), out, resume)
-    case, network = read_case(Path(model), task, options)
-    with _held(folder, resume) as goes_on:
+    placing = placing_of(executor, workers, address)
+    case, network = read_case(Path(model), task, options, placing.threads if placing else None)
+    with _held(folder, resume) as goes_on, contextlib.ExitStack() as staff:
         observer.opened(folder)
         store, configuration = _open(case, folder, goes_on)
         ledger = Ledger()
@@ -127,6 +137,7 @@ def evolve(
         try:
             if isinstance(case.task, NeedsAncestor):
                 case.task.bind_ancestor(str(case.model))
+            helpers = staff.enter_context(opened(placing, case.options.threads or 1))
             choices = recorded or choose(case, network, observer)
             setting = setting_of(
                 case,
@@ -138,6 +149,7 @@ def evolve(
                 store.checkpoints,
                 retrain_timeout,
             )
+            setting = staffed(setting, case, helpers, configuration)
             record = first_record(case, network, configuration, choices, setting)
             record["faults"] = store.read_run().get("faults", [])
             del network  # its weights are read again where they are needed

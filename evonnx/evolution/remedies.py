@@ -53,6 +53,16 @@ class Remedies:
     ) -> None:
         self._recorded, self._save = {} if recorded is None else recorded, save
 
+    @property
+    def recorded(self) -> dict[str, dict[str, Any]]:
+        """All of them, as run.json has them; the same object always."""
+        return self._recorded
+
+    def adopt(self, entries: Mapping[str, dict[str, Any]]) -> None:
+        """Record what others came to."""
+        self._recorded.update(entries)
+        self._save()
+
     def known(self, key: str, budget: TrainingBudget) -> tuple[TrainingBudget, list[Fault]]:
         """The budget that was come to, and what went wrong before.
 

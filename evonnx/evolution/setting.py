@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from evonnx.adapter import TrainingBudget
 from evonnx.evolution.budgeting import Budgeting
+from evonnx.evolution.crew import Crew
 from evonnx.evolution.judging import Judge
 from evonnx.evolution.options import EvolveOptions, Observer
 from evonnx.evolution.pacing import Pacing
@@ -48,6 +49,8 @@ class Setting:
     """Validation score beyond which an offspring counts as collapsed; None: none does."""
     pacing: Pacing | None = None
     """Where latency is budgeted."""
+    crew: Crew | None = None
+    """Who screens and raises offspring; None: this process, one after another."""
 
     def validation_drop(self, row: Row) -> float:
         """How much an offspring lost on validation data, in the metric's own unit."""

@@ -126,6 +126,16 @@ def save_model(model: ir.Model, path: str | os.PathLike[str], detached: Detached
         ) from error
 
 
+def external_files(path: Path) -> tuple[str, ...]:
+    """Names, relative to its folder, of the files beside a model's own that hold weights of it.
+
+    Args:
+        path: of a model that `load_model` takes.
+    """
+    found = {str(one.location) for one in tensors_of(ir.load(path)) if isinstance(one, ir.ExternalTensor)}
+    return tuple(sorted(found))
+
+
 def written_bytes(model: ir.Model) -> int:
     """How many bytes `save_model` writes, a second file with weights included; none are put together."""
     return sum(map(len, chunks(detach(model))))

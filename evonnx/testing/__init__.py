@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from evonnx.testing.adapter_contract import AdapterContract
     from evonnx.testing.encoding_contract import EncodingContract
     from evonnx.testing.environment_contract import EnvironmentFactorContract
+    from evonnx.testing.executor_contract import ExecutorContract
     from evonnx.testing.models import TinyTask, tiny_classifier
     from evonnx.testing.rule_contract import DependencyRuleContract
     from evonnx.testing.task_contract import TaskContract
@@ -33,6 +34,7 @@ __all__ = [
     "DependencyRuleContract",
     "EncodingContract",
     "EnvironmentFactorContract",
+    "ExecutorContract",
     "TaskContract",
     "TinyTask",
     "ToyAdapter",
@@ -46,6 +48,7 @@ _HOMES = {
     "DependencyRuleContract": "rule_contract",
     "EncodingContract": "encoding_contract",
     "EnvironmentFactorContract": "environment_contract",
+    "ExecutorContract": "executor_contract",
     "TaskContract": "task_contract",
     "TinyTask": "models",
     "ToyAdapter": "toy",
