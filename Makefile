@@ -24,7 +24,9 @@ demo: setup
 # The paper's experiments: each takes long, and goes on where it stopped when it is started again.
 # `make sample-alexnet EVONNX_DATA=FOLDER SEED=1` reads data that is there already and evolves with another seed.
 SAMPLE := PATH="$(CURDIR)/$(BIN):$$PATH" sh samples/run.sh
-SHARP := --encoding samples/encodings.py:sharp --align 1 --threads 1 --max-drop 1
+FREE := --align 1 --threads 1 --max-drop 1
+SHARP := --encoding samples/encodings.py:sharp $(FREE)
+SHARP_GRADIENTS := --encoding samples/encodings.py:sharp_gradients $(FREE)
 
 # The fewest synapses, and the fewest stored parameters.
 sample-lenet5-mnist: setup
@@ -45,10 +47,10 @@ sample-resnet56: setup
 	$(SAMPLE) resnet56_cifar10 resnet56 synapses $(SHARP) --budget synapses=0.0995 --gens 5 --epochs 2 --recovery-epochs 40 --screen 4
 
 sample-resnet56-2.57x: setup
-	$(SAMPLE) resnet56_cifar10 resnet56 macs2.57x $(SHARP) --levels clusters --budget macs=0.3885 --gens 3 --epochs 1 --recovery-epochs 32 --learning-rate 0.05 --screen 4
+	$(SAMPLE) resnet56_cifar10 resnet56 macs2.57x $(SHARP_GRADIENTS) --levels clusters --budget macs=0.3885 --gens 2 --epochs 1 --recovery-epochs 24 --learning-rate 0.05 --screen 4
 
 sample-resnet56-4x: setup
-	$(SAMPLE) resnet56_cifar10 resnet56 macs4x $(SHARP) --levels clusters --budget macs=0.2495 --gens 4 --epochs 1 --recovery-epochs 32 --learning-rate 0.05 --screen 4
+	$(SAMPLE) resnet56_cifar10 resnet56 macs4x $(SHARP_GRADIENTS) --levels clusters --budget macs=0.2495 --gens 3 --epochs 1 --recovery-epochs 32 --learning-rate 0.05 --screen 4
 
 # The ancestor is trained on CPU cores, at a quarter of GoogLeNet's width.
 sample-detectnet: setup
