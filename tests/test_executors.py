@@ -305,7 +305,8 @@ def test_stopped_with_workers_at_work_a_run_leaves_nothing_behind(tmp_path: Path
         "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from evonnx.cli import main; main()"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
     process = subprocess.Popen(
         [sys.executable, "-c", start, *words, *slow],
         cwd=tmp_path,
