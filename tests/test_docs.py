@@ -153,10 +153,8 @@ def test_a_page_runs(page, folder, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [name for name in RUNNABLE if any(one.slow for one in PAGES[name])])
-def test_a_page_runs_whole(page, folder, capsys, monkeypatch):
+def test_a_page_runs_whole(page, folder, capsys):
     pytest.importorskip("torch")
-    # What a command starts finds what this test finds.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
     assert run_page(page, folder, True, CommandLine(capsys))
 
 
