@@ -465,7 +465,9 @@ def test_run_goes_on_where_it_stopped(tmp_path):
 
 def test_make_names_samples_and_options_that_exist():
     text = (SAMPLES.parent / "Makefile").read_text(encoding="utf-8")
-    text = text.replace("$(SHARP)", re.search(r"^SHARP := (.*)$", text, re.MULTILINE)[1]).replace("\\\n", " ")
+    for name, options in reversed(re.findall(r"^(FREE|SHARP\w*) := (.*)$", text, re.MULTILINE)):
+        text = text.replace(f"$({name})", options)
+    text = text.replace("\\\n", " ")
     commands = [shlex.split(line) for line in re.findall(r"^\t\$\(SAMPLE\) (.*)$", text, re.MULTILINE)]
     shown = subprocess.run(
         [sys.executable, "-m", "evonnx", "evolve", "--help"], capture_output=True, text=True, check=True
