@@ -187,6 +187,6 @@ def _amounts(parent: Parent) -> Floats:
         return parent.census.clusters
     amounts = np.zeros(parent.clusters.n_clusters)
     for name, price in parent.prices.items():
-        for role in parent.sum_members(name, lambda block: block.live):
+        for role in parent.census.roles.get(name) or parent.sum_members(name, lambda block: block.live):
             amounts[role.clusters] += price * role.sums
     return np.asarray(amounts, dtype=np.float32)

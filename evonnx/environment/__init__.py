@@ -61,10 +61,12 @@ def prices_of(network: Network, budgets: Sequence[Budget]) -> Mapping[str, float
     Raises:
         BudgetError: a factor is unknown, or its amount cannot be known for some layer.
     """
+    each = [factor_of(budget).prices(network) for budget in budgets]
+    if all(len(set(prices.values())) <= 1 for prices in each):
+        return None
     live = {name: int(np.count_nonzero(network.live(name))) for name in network.weights}
     mixed = dict.fromkeys(live, 0.0)
-    for budget in budgets:
-        prices = factor_of(budget).prices(network)
+    for prices in each:
         total = sum(prices[name] * count for name, count in live.items())
         for name in mixed if total > 0 else ():
             mixed[name] += prices[name] * sum(live.values()) / (total * len(budgets))

@@ -11,16 +11,16 @@ import numpy as np
 from evonnx.clusters import Clusters, find_clusters
 from evonnx.dependency import Coupling, analyse
 from evonnx.environment import Budget, prices_of
-from evonnx.evolution.screening import fitness_of_samples
+from evonnx.evolution.screening import fitness_of, fitness_of_samples
 from evonnx.evolution.setting import Setting
-from evonnx.evolution.stopwatch import EVALUATE, RETRAIN, Stopwatch
+from evonnx.evolution.stopwatch import RETRAIN, Stopwatch
 from evonnx.genome import Genome, encode, needs_gradients
 from evonnx.genome import Parent as Inheritance
 from evonnx.masking import apply_masks
 from evonnx.masks import PackedMasks, live_masks
 from evonnx.mating import mate
 from evonnx.network import Array, Network, load_network, network_of
-from evonnx.onnx_io import detach, drop_weights
+from evonnx.onnx_io import drop_weights
 from evonnx.run_store import (
     MASKED_FILE,
     MASKS_FILE,
@@ -112,17 +112,14 @@ def screen(brood: Brood, samples: list[Drawn]) -> list[int]:
     if len(samples) == 1:
         return [0]
     setting = brood.setting
+    masks = [one.masks for one in samples]
     if setting.crew is not None:
-        masks = [one.masks for one in samples]
-        scores = fitness_of_samples(setting, brood.generation, brood.parent, masks, brood.watch)
-        return sorted(range(len(samples)), key=lambda index: -scores[index])
-    fitness: list[float] = []
-    for index, one in enumerate(samples):
-        setting.observer.stage(brood.generation, f"screening {index + 1}/{len(samples)}")
-        with brood.watch.timing("screen"):
-            candidate = detach(apply_masks(brood.network, brood.coupling, one.masks.unpack()))
-        with brood.watch.timing(EVALUATE):
-            fitness.append(setting.judge.fitness(candidate))
+        fitness = fitness_of_samples(setting, brood.generation, brood.parent, masks, brood.watch)
+    else:
+        fitness = []
+        for index, one in enumerate(masks):
+            setting.observer.stage(brood.generation, f"screening {index + 1}/{len(samples)}")
+            fitness.append(fitness_of(setting.judge, brood.network, brood.coupling, one, brood.watch))
     return sorted(range(len(samples)), key=lambda index: -fitness[index])
 
 

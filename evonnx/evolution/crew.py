@@ -102,6 +102,12 @@ class Circumstances:
     machine: Mapping[str, str]
 
 
+def share_model(executor: Executor, model: Path) -> Shared:
+    """A model's files for workers; those that see this machine's find the external ones beside it."""
+    outside = () if executor.same_disk else external_files(model)
+    return executor.share(model.parent, [model.name, *outside])
+
+
 @dataclass(frozen=True)
 class Crew:
     """An executor that knows of a run."""
@@ -113,8 +119,7 @@ class Crew:
 
     def share_model(self, model: Path) -> Shared:
         """A model's files for the workers."""
-        outside = () if self.executor.same_disk else external_files(model)
-        return self.executor.share(model.parent, [model.name, *outside])
+        return share_model(self.executor, model)
 
     def describe(self) -> str:
         """A sentence for screen and report."""

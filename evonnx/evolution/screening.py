@@ -50,15 +50,23 @@ def forget_parents() -> None:
     _parents.clear()
 
 
+def fitness_of(
+    judge: Judge, network: Network, coupling: Coupling, masks: PackedMasks, watch: Stopwatch
+) -> float:
+    """Of one sample, in this process: as `Judge.fitness`."""
+    with watch.timing("screen"):
+        candidate = detach(apply_masks(network, coupling, masks.unpack()))
+    with watch.timing(EVALUATE):
+        return judge.fitness(candidate)
+
+
 def score_sample(job: Screening, tell: Tell) -> Scored:
     """In a worker: what `begetting.screen` does of one sample."""
     watch, ledger, brought_up = Stopwatch(), Ledger(), upbringing(job.circumstances)
     judge = Judge(brought_up.task, job.circumstances.threads, ledger)
     with watch.timing("screen"):
         network, coupling = _parent(job)
-        candidate = detach(apply_masks(network, coupling, job.masks.unpack()))
-    with watch.timing(EVALUATE):
-        fitness = judge.fitness(candidate)
+    fitness = fitness_of(judge, network, coupling, job.masks, watch)
     return Scored(fitness, tuple(Fault(**one) for one in ledger.take()), watch.spent())
 
 

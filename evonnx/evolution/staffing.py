@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from evonnx.evolution.beginning import Case
-from evonnx.evolution.crew import Circumstances, Crew
+from evonnx.evolution.crew import Circumstances, Crew, share_model
 from evonnx.evolution.raising import kept_multiple
 from evonnx.evolution.setting import Setting
 from evonnx.executors import Executor
-from evonnx.onnx_io import external_files
 
 
 def staffed(
@@ -30,10 +29,9 @@ def staffed(
     if executor is None:
         return setting
     trainer, model = setting.trainer, case.model
-    outside = () if executor.same_disk else external_files(model)
     circumstances = Circumstances(
         run=uuid.uuid4().hex,
-        ancestor=executor.share(model.absolute().parent, [model.name, *outside]),
+        ancestor=share_model(executor, model.absolute()),
         ancestor_name=model.name,
         task_file=None if case.task_file is None else str(case.task_file.absolute()),
         folder=str(Path.cwd()),
