@@ -25,7 +25,7 @@ TARGET = 0.0067
 GENERATIONS = 8
 POPULATION = 5
 """Offspring that are retrained per generation."""
-EPOCHS = 2
+EPOCHS = 1
 """Of retraining, per offspring of a population."""
 RECOVERY = 4
 """Epochs after the last generation."""
@@ -51,7 +51,7 @@ class Variant:
         """The arguments of evonnx."""
         return [
             *("evolve", str(model), "--gens", str(GENERATIONS), "--budget", f"synapses={TARGET}"),
-            *("--offspring", str(self.offspring), "--parents", str(self.parents), "--screen", "16"),
+            *("--offspring", str(self.offspring), "--parents", str(self.parents), "--screen", "8"),
             *("--align", "1", "--max-drop", "1", "--epochs", str(self.epochs)),
             *("--recovery-epochs", str(RECOVERY), "--best-effort", "--threads", "1"),
             *("--seed", str(seed), "--out", str(out)),
