@@ -10,16 +10,10 @@ seeds of what is left and of accuracy on test data, by which nothing here is cho
 
 from __future__ import annotations
 
-import argparse
-import json
-import shlex
-import statistics
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import comparison
 
 HERE = Path(__file__).resolve().parent
 TARGET = 0.02
@@ -87,91 +81,6 @@ VARIANTS = (
 )
 
 
-def folder(out: Path, variant: Variant, seed: int) -> Path:
-    """Where a run is."""
-    kept = "".join(letter if letter.isalnum() or letter == "." else "-" for letter in variant.name)
-    return out / f"{kept}-{seed}"
-
-
-def record(run: Path) -> dict[str, Any] | None:
-    """A finished run's record."""
-    file = run / "run.json"
-    if not file.is_file():
-        return None
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found if "bench" in found else None
-
-
-def perform(model: Path, out: Path, variant: Variant, seed: int) -> None:
-    """Run one variant with one seed, unless that was done before."""
-    run = folder(out, variant, seed)
-    if record(run) is not None:
-        return
-    arguments = variant.command(model, run, seed) + (["--resume"] if run.exists() else [])
-    print("evonnx", shlex.join(arguments), flush=True)
-    done = subprocess.run([sys.executable, "-m", "evonnx", *arguments], capture_output=True, text=True)
-    if done.returncode:
-        print(f"failed: {done.stderr.strip().splitlines()[-1]}", flush=True)
-
-
-def row(variant: Variant, runs: list[dict[str, Any]]) -> str:
-    """A line of the table."""
-
-    def mean(values: list[float], digits: int) -> str:
-        spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-        return f"{statistics.fmean(values):.{digits}f}{spread}"
-
-    best = [run["best"] for run in runs]
-    cells = [
-        variant.name,
-        str(variant.generations),
-        mean([one["architectural_efficiency"] for one in best], 1),
-        mean([one["cluster_efficiency"] or 0 for one in best], 1),
-        mean([run["ancestor"]["parameters"] / run["best"]["parameters"] for run in runs], 1),
-        mean([100 * one["score_validation"] for one in best], 2),
-        mean([100 * one["score"] for one in best], 2),
-        str(len(runs)),
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
-def table(out: Path, seeds: list[int]) -> str:
-    """What is there."""
-    lines = [
-        "| variant | generations | A-E | C-E | fewer parameters | validation % | test % | seeds |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for variant in VARIANTS:
-        found = [record(folder(out, variant, seed)) for seed in seeds]
-        runs = [one for one in found if one is not None]
-        if runs:
-            lines.append(row(variant, runs))
-    return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", type=Path, default=Path("runs/lenet5_mnist/lenet5.onnx"))
-    parser.add_argument("--out", type=Path, default=Path("runs/sweep"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    parser.add_argument("--only", nargs="+", help="names of variants, or beginnings of them")
-    parser.add_argument("--table", action="store_true", help="run nothing")
-    arguments = parser.parse_args()
-    if not arguments.table:
-        chosen = [
-            (variant, seed)
-            for seed in arguments.seeds
-            for variant in VARIANTS
-            if arguments.only is None or variant.name.startswith(tuple(arguments.only))
-        ]
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(arguments.jobs) as pool:
-            list(pool.map(lambda one: perform(arguments.model, arguments.out, *one), chosen))
-    print(table(arguments.out, arguments.seeds))
-
-
 if __name__ == "__main__":
-    main()
+    cells: dict[str, comparison.Cell] = {"generations": lambda variant, _: str(variant.generations)}
+    comparison.main(__doc__, Path("runs/sweep"), VARIANTS, cells)
