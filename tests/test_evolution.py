@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import hashlib
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -16,6 +17,7 @@ from evonnx.errors import AdapterError, BudgetError, EvonnxError, RunError
 from evonnx.evolution import Observer, Pressure, evolve
 from evonnx.evolution.budgeting import budgeting_of, factors_of
 from evonnx.network import load_network
+from evonnx.onnx_io import model_digest
 from evonnx.run_store import load_tensors, read_json
 from evonnx.sessions import load_warnings
 
@@ -278,6 +280,17 @@ def test_resuming_with_another_model_is_refused(case, tmp_path):
     onnx.save(changed, other)
     with pytest.raises(RunError, match="model_sha256"):
         evolve(other, out=folder, options=options(generations=4), resume=True)
+
+
+def test_weights_beside_the_file_are_part_of_the_model(tmp_path):
+    plain = write_case(tmp_path / "case")
+    model = tmp_path / "model.onnx"
+    onnx.save(onnx.load(plain), model, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert model_digest(plain) == hashlib.sha256(plain.read_bytes()).hexdigest()
+    first, weights = model_digest(model), bytearray((tmp_path / "weights.bin").read_bytes())
+    weights[0] ^= 1
+    (tmp_path / "weights.bin").write_bytes(weights)
+    assert model_digest(model) != first
 
 
 class Cheat:

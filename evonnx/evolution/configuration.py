@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from evonnx.adapter import TrainingBudget
-from evonnx.durable import digest_of
 from evonnx.errors import RunError
 from evonnx.evolution.options import EvolveOptions
 from evonnx.genome import Encoding
+from evonnx.onnx_io import model_digest
 from evonnx.plugins import get
 from evonnx.speed import arithmetic_of
 from evonnx.task import Task
@@ -27,7 +27,7 @@ def configuration_of(
     """What must be equal for a run to be continued."""
     return {
         "model": model.name,
-        "model_sha256": digest_of(model),
+        "model_sha256": model_digest(model),
         "task": task.describe(),
         "options": options.to_json(),
         "encoding": {**vars(encoding), "strength": encoding.strength.name},

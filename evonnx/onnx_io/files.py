@@ -6,6 +6,7 @@ every refusal is a `ModelError` naming the file. Weights in external files stay 
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import os
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from evonnx.durable import write_whole
+from evonnx.durable import digest_of, write_whole
 from evonnx.errors import ModelError
 from evonnx.onnx_io.bounds import check_bulk, check_counts, operators_in
 from evonnx.onnx_io.checks import check_proto
@@ -134,6 +135,19 @@ def external_files(path: Path) -> tuple[str, ...]:
     """
     found = {str(one.location) for one in tensors_of(ir.load(path)) if isinstance(one, ir.ExternalTensor)}
     return tuple(sorted(found))
+
+
+def model_digest(path: Path) -> str:
+    """SHA-256 of a model's content: of its file, and where weights lie in others, of all files together.
+
+    Args:
+        path: of a model that `load_model` takes.
+    """
+    outside = external_files(path)
+    if not outside:
+        return digest_of(path)
+    parts = [digest_of(path), *(f"{name} {digest_of(path.parent / name)}" for name in outside)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def written_bytes(model: ir.Model) -> int:
