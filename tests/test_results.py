@@ -15,6 +15,7 @@ import onnx
 import pytest
 
 from evonnx.network import load_network
+from evonnx.report import markdown, read_run
 from evonnx.resources import count
 from evonnx.sessions import load_warnings
 
@@ -55,6 +56,15 @@ def test_a_model_is_what_its_record_says(model):
     }
     assert counted == {name: best[name] for name in counted}
     assert model.stat().st_size == best["bytes"]
+
+
+@pytest.mark.parametrize("record", RUNS, ids=name_of)
+def test_a_report_shows_its_record(record):
+    """`evonnx report` on the folder writes both files again."""
+    run = json.loads(record.read_text(encoding="utf-8"))
+    assert (record.parent / "report.md").read_text(encoding="utf-8") == markdown(read_run(run))
+    page = (record.parent / "report.html").read_text(encoding="utf-8")
+    assert f"{run['best']['synapses']:,}" in page, "of another record"
 
 
 def test_the_readme_shows_the_record():

@@ -7,23 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
+from mkdocs.structure.files import File
 
 DOCS = Path(__file__).resolve().parent.parent
 _DISPLAY = re.compile(r"^```math\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"\$`([^`]+)`\$")
 _LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
 _FENCES = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-_OPTIONAL = {"Task files": "tasks.md"}
-"""Pages of the navigation that may not be there."""
+REPORTS = DOCS.parent / "samples" / "results"
+"""Reports of runs in it become part of the site."""
 
 
-def on_config(config: Any) -> Any:
-    """Put pages that are there into the navigation."""
-    (used,) = (part["Use it"] for part in config["nav"] if "Use it" in part)
-    for title, page in _OPTIONAL.items():
-        if (DOCS / page).is_file() and {title: page} not in used:
-            used.insert(2, {title: page})
-    return config
+def on_files(files: Any, config: Any) -> Any:
+    """Add the reports that are published."""
+    for report in sorted(REPORTS.rglob("report.html")):
+        files.append(File.generated(config, _on_site(report), abs_src_path=str(report)))
+    return files
+
+
+def _on_site(report: Path) -> str:
+    """samples/results/lenet5_mnist/dense-0/report.html -> reports/lenet5_mnist-dense-0.html"""
+    return f"reports/{'-'.join(report.parent.relative_to(REPORTS).parts)}.html"
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
@@ -44,12 +48,14 @@ def _prose(text: str, page: Any) -> str:
     here = (DOCS / page.file.src_path).parent
 
     def inside(found: re.Match[str]) -> str:
-        """A file of the repository that is no page is named, not linked."""
+        """A file of the repository that is no page is named, not linked; reports are pages."""
         target = (here / found[2]).resolve()
         if target.is_relative_to(DOCS) and target.is_file():
             return found[0]
-        if not target.exists() and target.name not in _OPTIONAL.values():
+        if not target.exists():
             return found[0]  # MkDocs says so
+        if target.is_relative_to(REPORTS) and target.name == "report.html":
+            return f"[{found[1]}]({_on_site(target)})"
         return found[1]
 
     return _LINK.sub(inside, text)
