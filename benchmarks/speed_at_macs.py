@@ -35,7 +35,7 @@ from evonnx.alignment import measure_alignment
 from evonnx.clusters import find_clusters
 from evonnx.dependency import analyse
 from evonnx.encodings.presets import adaptive
-from evonnx.environment import Budget
+from evonnx.environment import Budget, prices_of
 from evonnx.genome import encode
 from evonnx.masking import apply_masks
 from evonnx.network import load_network, network_of
@@ -64,11 +64,10 @@ def alignment(ancestor: Path, threads: int) -> dict[str, Any]:
 def evolve(ancestor: Path, target: Path, *, share: float, align: int, seed: int) -> None:
     """One offspring at a share of the multiply-accumulates, compact and proven."""
     network = load_network(ancestor)
-    coupling = analyse(network)
-    genome = encode(network, find_clusters(network, coupling, "channel"), GENES)
-    sample = synthesize(
-        network, coupling, genome, Budget(share, "macs"), np.random.default_rng(seed), align=align
-    )
+    coupling, budget = analyse(network), Budget(share, "macs")
+    clusters = find_clusters(network, coupling, "channel")
+    genome = encode(network, clusters, GENES, prices=prices_of(network, [budget]))
+    sample = synthesize(network, coupling, genome, budget, np.random.default_rng(seed), align=align)
     masked = network_of(apply_masks(network, coupling, sample.masks), network.source)
     save_model(compact(masked).compacted.model, target)
 
