@@ -1,5 +1,5 @@
-"""Augmentation: images moved by a few pixels and mirrored, and targets that lie on them alike; sounds moved in
-time.
+"""Augmentation: images moved by a few pixels and mirrored, and targets that lie on them alike; sounds
+moved in time.
 
 An example has finitely many views, each with a number, so that whoever computes something per view (the
 teacher's outputs) can keep it.
@@ -83,8 +83,8 @@ class Augmentation:
         """
         if self.views > 1 and batch.time:
             raise AdapterError(
-                f"Inputs {', '.join(sorted(batch.time))} are sounds, which are neither mirrored nor moved from "
-                'pitch to pitch; set augment = "time-shift" or "none" in [retrain].'
+                f"Inputs {', '.join(sorted(batch.time))} are sounds, which are neither mirrored nor moved "
+                'from pitch to pitch; set augment = "time-shift" or "none" in [retrain].'
             )
         if self.views == 1 or not any(np.ndim(array) == 4 for array in batch.inputs.values()):
             return batch, None
@@ -186,7 +186,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class TimeShift:
-    """Sounds move along time by up to `share` of their length, in even steps; all inputs of one example alike.
+    """Sounds move along time by up to `share` of their length, in even steps; inputs of one example alike.
 
     View v moves by share * (v - 8) / 8 of the length. What enters is silence: zeros in a waveform, the
     example's least value in features.
@@ -276,7 +276,7 @@ def read_augmentation(name: str) -> Augmentation | TimeShift:
         raise AdapterError(
             f"Unknown augmentation {name!r}; there are: none, shift, flip-shift, and these two "
             f"with the most pixels to move by, at most {_LARGEST_REACH}, such as flip-shift:4, and the "
-            "number of views to use of each image, such as flip-shift:4/16; and of sounds time-shift, also with "
-            "the share of their length to move by, such as time-shift:0.1."
+            "number of views to use of each image, such as flip-shift:4/16; and of sounds time-shift, also "
+            "with the share of their length to move by, such as time-shift:0.1."
         )
     return Augmentation(reach, found[1] is not None, most)

@@ -131,10 +131,24 @@ def _opened(source: Path | BinaryIO, name: str) -> Iterator[Any]:
         raise TaskError(f"The sound {name} {reason}.")
     try:
         _check_beginning(source, name)
-        with soundfile.SoundFile(source if not isinstance(source, Path) else str(source)) as file:
+        with soundfile.SoundFile(str(source) if isinstance(source, Path) else _Calm(source)) as file:
             yield file
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, RuntimeError, EOFError) as error:
         raise TaskError(f"The sound {name} cannot be read: {error}. Remove or replace it.") from error
+
+
+class _Calm:
+    """A file in memory that stays where it is when libsndfile, led by a damaged header, seeks to before its
+    beginning: an exception could not reach us through C."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.tell, self._seek = file.read, file.tell, file.seek
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._seek(offset, whence)
+        except (ValueError, OverflowError, OSError):
+            return self.tell()
 
 
 def _check_beginning(source: Path | BinaryIO, name: str) -> None:
