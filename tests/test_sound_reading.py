@@ -199,6 +199,12 @@ def flac_claiming(frames: int) -> bytes:
     return bytes(data)
 
 
+def half_an_mp3() -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, noise(48000), 16000, format="MP3")
+    return file.getvalue()[: len(file.getvalue()) // 2]
+
+
 HOSTILE = {
     "nothing": (b"", "is empty"),
     "no frames": (riff(0, b""), "is empty"),
@@ -216,6 +222,8 @@ HOSTILE = {
     "no channels": (riff(800, GOOD, channels=0), "cannot be read|0 channels"),
     "an unknown coding": (riff(800, GOOD, code=0x7777), "cannot be read"),
     "promises of FLAC": (flac_claiming(2**36 - 1), "is damaged|cannot be read"),
+    "half an MP3": (half_an_mp3(), "is damaged: its header promises 48,000 frames, of which"),
+    "twice as long as it is": (flac_claiming(3200), "cannot be read"),
     "half a FLAC": (flac_claiming(1600)[:700], "is damaged|cannot be read"),
     "not a number": (riff(4, np.full(4, np.nan, "<f4").tobytes(), bits=32, code=3), "NaN or infinite"),
     "infinite": (riff(4, np.full(4, np.inf, "<f4").tobytes(), bits=32, code=3), "NaN or infinite"),
@@ -231,7 +239,7 @@ def test_hostile_files_give_one_error_that_names_them(tmp_path, what, in_memory)
     path.write_bytes(data)
     source = io.BytesIO(data) if in_memory else path
     with pytest.raises(TaskError, match=says) as caught:
-        read_clip(source, str(path), Clip(16000), 16000, 2**24)
+        read_clip(source, str(path), Clip(60000), 16000, 2**24)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -259,6 +267,13 @@ def test_damaged_files_never_end_otherwise(place, damage, kind):
         assert 0 < len(found) <= 2000
         assert np.isfinite(found).all()
     assert "a sound" in message
+
+
+def test_seeks_to_before_the_beginning_stay_where_they_are():
+    file = recordings._Calm(io.BytesIO(b"sound"))
+    assert file.seek(3) == 3
+    assert file.seek(-9) == 3
+    assert file.seek(2**70) == 3
 
 
 def test_pipes_are_not_read(tmp_path):
