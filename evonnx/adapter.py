@@ -43,7 +43,7 @@ class TrainingBudget:
     """Share of the loss that comes from the ancestor's outputs, in [0, 1]."""
     temperature: float | None = None
     augment: str | None = None
-    """Name of an augmentation the task or adapter knows: "none", "shift", "flip-shift:4/16"."""
+    """Name of an augmentation the task or adapter knows: "none", "shift", "flip-shift:4/16", "time-shift"."""
     threads: int | None = None
     batch_share: float = 1.0
     """Of the batch size, given or the adapter's own: under 1 where memory did not suffice before."""

@@ -94,6 +94,8 @@ class Batch:
     spatial: Mapping[str, tuple[int, int] | None] = field(default_factory=dict)
     """For targets by output name, how they follow an image that is moved or mirrored: along these two axes
     (rows, columns), or not at all (None). Images whose targets are not named here are not augmented."""
+    time: Mapping[str, int] = field(default_factory=dict)
+    """For inputs that are sounds, by name, their axis of time: they move along it only, never mirrored."""
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ from detection_support import detector as grid_detector
 from detection_support import write_yolo
 from graph_builder import Builder
 from PIL import Image
+from sound_support import band_net, wave_net, write_words
 from task_support import kind
 from test_tasks_arrow import png, write_folder
 from test_tasks_regression import filter_net, mlp
@@ -61,6 +62,19 @@ def flowers(folder):
     rows = [f"{index},{index / 2},{index / 3},{index % 3}" for index in range(30)]
     (folder / "flowers.csv").write_text("\n".join(["length,width,height,species", *rows]))
     return classifier((3,))
+
+
+def commands(folder):
+    for seed, split in enumerate(("train", "test")):
+        write_words(folder / "commands" / split, 24, seed)
+    return wave_net(width=4)
+
+
+def whisper(folder):
+    names = write_words(folder / "clips", 30)
+    rows = [f"{name},{('yes', 'no', 'other')[index % 3]}" for index, name in enumerate(names)]
+    (folder / "clips" / "list.csv").write_text("\n".join(["file,word", *rows]))
+    return band_net((80, 100))
 
 
 def vectors(folder):
@@ -113,6 +127,8 @@ CASES = [
     photos,
     pictures,
     flowers,
+    commands,
+    whisper,
     vectors,
     noisy,
     both,

@@ -84,7 +84,7 @@ def test_constraints_pin_everything_that_is_asked_for() -> None:
         if "==" in line
     }
     asked = [*PROJECT["dependencies"]]
-    for extra in ("torch", "jax", "ray", "mlflow", "tensorboard", "samples", "docs", "dev"):
+    for extra in ("torch", "jax", "ray", "audio", "mlflow", "tensorboard", "samples", "docs", "dev"):
         asked += PROJECT["optional-dependencies"][extra]
     for text in asked:
         requirement = Requirement(text)

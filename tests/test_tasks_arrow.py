@@ -190,7 +190,7 @@ def test_folders_that_strangers_spoilt(tmp_path, spoil, says):
         ("x", ["a", "b"], "holds string; numbers, lists of them, or pictures can be read"),
         ("x", [[[1.0]], None], "1 values are missing"),
         ("x", [b"no picture", b"no picture"], "The image in row 0 of"),
-        ("x", [None, b""], "The picture in row 0 of"),
+        ("x", [None, b""], "The file in row 0 of"),
         ("z", [1, 2], "has no column 'x'; it has z, label"),
     ],
 )

@@ -25,7 +25,7 @@ from evonnx.task import Task
 from evonnx_torch.feeding import Chunk, accepted_chunk, activation_bytes, chunks
 from evonnx_torch.module import OnnxModule
 from evonnx_torch.runtime import fits, to_device
-from evonnx_training.augmentation import Augmentation
+from evonnx_training.augmentation import Augmentation, TimeShift
 from evonnx_training.heads import Head
 
 CACHE_BYTES = 512 * 2**20
@@ -64,7 +64,7 @@ class Teacher:
             parameter.requires_grad_(False)
         self._taps = tuple(head.tap for head in heads)
         self._autocast = autocast
-        self._augmentation: Augmentation | None = None
+        self._augmentation: Augmentation | TimeShift | None = None
         self._store: _Store | None = None
         self._limit: int | None = None
         self._most = _PASS
@@ -86,7 +86,7 @@ class Teacher:
                 self._store.put(places[missing], self._in_passes(chunk.inputs, missing, self._pass))
         return self._store.get(places, self.module.device)
 
-    def remember(self, task: Task, augmentation: Augmentation) -> bool:
+    def remember(self, task: Task, augmentation: Augmentation | TimeShift) -> bool:
         """Get ready to keep outputs for the views of the training split, if they are small enough and one row
         per example; what is kept for another augmentation is dropped.
 
@@ -103,7 +103,7 @@ class Teacher:
                 self._store = store
         return self._store is not None
 
-    def _room(self, task: Task, augmentation: Augmentation) -> _Store | None:
+    def _room(self, task: Task, augmentation: Augmentation | TimeShift) -> _Store | None:
         """Where outputs would be kept; None where they are too large or no rows per example."""
         few = next(iter(task.batches("train", max(4, 2 * (self.module.declared_batch or 1)))))
         limit = accepted_chunk(self.module, few, self._taps)
@@ -181,7 +181,11 @@ class _Store:
     """
 
     def __init__(
-        self, examples: int, augmentation: Augmentation, shapes: list[torch.Size], device: torch.device
+        self,
+        examples: int,
+        augmentation: Augmentation | TimeShift,
+        shapes: list[torch.Size],
+        device: torch.device,
     ) -> None:
         self._examples, self._views, self._unmoved = examples, augmentation.views, augmentation.unmoved
         self._rows: dict[int, int] = {}

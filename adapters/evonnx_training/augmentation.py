@@ -1,4 +1,5 @@
-"""Augmentation: images moved by a few pixels and mirrored, and targets that lie on them alike.
+"""Augmentation: images moved by a few pixels and mirrored, and targets that lie on them alike; sounds
+moved in time.
 
 An example has finitely many views, each with a number, so that whoever computes something per view (the
 teacher's outputs) can keep it.
@@ -24,6 +25,11 @@ _USUAL_REACH = 2
 _LARGEST_REACH = 32
 _NAME = re.compile(r"(flip-)?shift(?::(\d{1,3}))?(?:/(\d{1,4}))?")
 _IMAGE_CHANNELS = (1, 3)
+
+_TIME_NAME = re.compile(r"time-shift(?::(0?\.\d{1,4}))?")
+_USUAL_SHARE = 0.1
+_STEPS = 8
+"""Places that a sound may move to on either side of its own."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,13 @@ class Augmentation:
 
         Raises:
             AdapterError: targets are given by output, and the task does not say how they follow; or they
-                have another size than the images.
+                have another size than the images; or inputs are sounds.
         """
+        if self.views > 1 and batch.time:
+            raise AdapterError(
+                f"Inputs {', '.join(sorted(batch.time))} are sounds, which are neither mirrored nor moved "
+                'from pitch to pitch; set augment = "time-shift" or "none" in [retrain].'
+            )
         if self.views == 1 or not any(np.ndim(array) == 4 for array in batch.inputs.values()):
             return batch, None
         if isinstance(batch.targets, Mapping) and (still := sorted(set(batch.targets) - set(batch.spatial))):
@@ -173,6 +184,66 @@ class Augmentation:
         return np.moveaxis(moved, (-2, -1), axes)
 
 
+@dataclass(frozen=True)
+class TimeShift:
+    """Sounds move along time by up to `share` of their length, in even steps; inputs of one example alike.
+
+    View v moves by share * (v - 8) / 8 of the length. What enters is silence: zeros in a waveform, the
+    example's least value in features.
+    """
+
+    share: float = _USUAL_SHARE
+
+    @property
+    def views(self) -> int:
+        """How many views an example has."""
+        return 2 * _STEPS + 1
+
+    @property
+    def unmoved(self) -> int:
+        """The number of the view that is the example as given."""
+        return _STEPS
+
+    def __call__(self, batch: Batch, rng: np.random.Generator) -> tuple[Batch, NDArray[np.int64] | None]:
+        """See `Augmentation`.
+
+        Raises:
+            AdapterError: no input is a sound, or the task does not say that a target stays.
+        """
+        if not batch.time:
+            raise AdapterError(
+                "time-shift is for inputs that the task file says are sounds ([task.audio]); set augment = "
+                '"shift", "flip-shift" or "none" in [retrain].'
+            )
+        named = batch.targets if isinstance(batch.targets, Mapping) else {}
+        moving = sorted(name for name in named if batch.spatial.get(name, ()) is not None)
+        if moving:
+            raise AdapterError(
+                f"time-shift would move the sounds but not their targets for {moving[0]!r}; where these stay "
+                'as they are, set moves = false in [task], else augment = "none" in [retrain].'
+            )
+        numbers = rng.integers(0, self.views, (batch.size, 1))[:, 0]
+        inputs = {
+            name: self._moved(array, batch.time[name], numbers) if name in batch.time else array
+            for name, array in batch.inputs.items()
+        }
+        return Batch(inputs, batch.targets, batch.size, batch.spatial, batch.time), numbers
+
+    def _moved(self, sounds: Array, axis: int, numbers: NDArray[np.int64]) -> Array:
+        length = sounds.shape[axis]
+        by = np.rint(self.share * length * (numbers - _STEPS) / _STEPS).astype(np.int64)
+        rows = np.moveaxis(sounds, axis, -1)
+        moved = np.empty_like(rows)
+        waveform = rows[0].size == length
+        for row, into, step in zip(rows, moved, by, strict=True):
+            into[...] = 0 if waveform else row.min()
+            if step >= 0:
+                into[..., step:] = row[..., : length - step]
+            else:
+                into[..., :step] = row[..., -step:]
+        return np.ascontiguousarray(np.moveaxis(moved, -1, axis))
+
+
 def _image_axes(images: Array) -> tuple[int, int]:
     """Rows and columns of (B, C, H, W) or (B, H, W, C)."""
     last = images.shape[3] in _IMAGE_CHANNELS and images.shape[1] not in _IMAGE_CHANNELS
@@ -184,16 +255,20 @@ def _size(images: Array) -> tuple[int, int]:
     return images.shape[rows], images.shape[columns]
 
 
-def read_augmentation(name: str) -> Augmentation:
+def read_augmentation(name: str) -> Augmentation | TimeShift:
     """The augmentation of a name: "none", "shift", "flip-shift", or one of these two with the reach in
     pixels, such as "flip-shift:4" (2 where none is given), and with the number of views to use, such as
-    "flip-shift:4/16".
+    "flip-shift:4/16"; of sounds "time-shift", also with a share of their length, "time-shift:0.05" (0.1).
 
     Raises:
         AdapterError: there is none of that name.
     """
     if name == "none":
         return Augmentation()
+    if timed := _TIME_NAME.fullmatch(name):
+        share = float(timed[1] or _USUAL_SHARE)
+        if share > 0:
+            return TimeShift(share)
     found = _NAME.fullmatch(name)
     reach = int(found[2] or _USUAL_REACH) if found else 0
     most = int(found[3]) if found and found[3] else None
@@ -201,6 +276,7 @@ def read_augmentation(name: str) -> Augmentation:
         raise AdapterError(
             f"Unknown augmentation {name!r}; there are: none, shift, flip-shift, and these two "
             f"with the most pixels to move by, at most {_LARGEST_REACH}, such as flip-shift:4, and the "
-            "number of views to use of each image, such as flip-shift:4/16."
+            "number of views to use of each image, such as flip-shift:4/16; and of sounds time-shift, also "
+            "with the share of their length to move by, such as time-shift:0.1."
         )
     return Augmentation(reach, found[1] is not None, most)

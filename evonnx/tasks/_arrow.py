@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -28,7 +28,7 @@ STATE, SPLITS = "state.json", "dataset_dict.json"
 LARGEST_STATE = 2**22
 """Bytes of the files that say which ones hold the data."""
 LARGEST_CELL = 2**28
-"""Bytes of one picture."""
+"""Bytes of one picture or sound."""
 DEEPEST = 8
 """Lists within lists."""
 
@@ -175,7 +175,7 @@ class ArrowTable:
 
 @dataclass(frozen=True)
 class Cells:
-    """Pictures as bytes in a column; see `_images.Pictures`."""
+    """Pictures or sounds as bytes in a column; see `_images.Pictures`."""
 
     chunks: Sequence[Any]
     label: str
@@ -189,6 +189,10 @@ class Cells:
 
     def opened(self, index: int) -> AbstractContextManager[Any]:
         """See `Pictures`."""
+        return opened_image(self.stream(index), self.name(index))
+
+    def stream(self, index: int) -> BinaryIO:
+        """See `Pictures`."""
         place = index
         for chunk in self.chunks:
             if place < len(chunk):
@@ -197,13 +201,13 @@ class Cells:
         cell = chunk[place]
         if not cell.is_valid:
             raise TaskError(
-                f"The picture {self.name(index)} is not in the data (only its path may be); save it with the "
-                "pictures embedded."
+                f"The file {self.name(index)} is not in the data (only its path may be); save the data with "
+                "files embedded."
             )
         data = cell.as_buffer()
         if data.size > LARGEST_CELL:
-            raise TaskError(f"The picture {self.name(index)} takes {data.size:,} bytes; remove it.")
-        return opened_image(io.BytesIO(data.to_pybytes()), self.name(index))
+            raise TaskError(f"The file {self.name(index)} takes {data.size:,} bytes; remove it.")
+        return io.BytesIO(data.to_pybytes())
 
 
 def _schema(file: Path) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +39,10 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def class_folders(folder: Path) -> list[Path]:
-    """Sub-folders that hold at least one image, by name."""
+def class_folders(folder: Path, fits: Callable[[Path], bool] = is_image) -> list[Path]:
+    """Sub-folders that hold at least one file that fits (an image), by name."""
     found = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [path for path in found if any(is_image(file) for file in path.iterdir())]
+    return [path for path in found if any(fits(file) for file in path.iterdir())]
 
 
 def label_names(names: Sequence[str]) -> dict[str, int]:
@@ -69,6 +69,14 @@ class Pictures(Protocol):
         """For messages."""
         ...
 
+    def stream(self, index: int) -> Path | BinaryIO:
+        """One of them as a file or its bytes, whatever they hold.
+
+        Raises:
+            TaskError: it is not there; the message names it.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Files:
@@ -86,6 +94,10 @@ class Files:
     def name(self, index: int) -> str:
         """The file."""
         return str(self.paths[index])
+
+    def stream(self, index: int) -> Path | BinaryIO:
+        """See `Pictures`."""
+        return self.paths[index]
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,14 @@ from evonnx.tasks._geometry import FittedArrays, read_geometry
 from evonnx.tasks._images import require_pillow
 from evonnx.tasks._settings import Settings
 from evonnx.tasks._sources import ArrayExamples, Source
+from evonnx.tasks.sound.examples import SoundExamples, array_waves
+from evonnx.tasks.sound.plan import AUDIO, SoundPlan, read_plan
 
 LAYOUTS = ("nchw", "nhwc")
 CHANNEL_ORDERS = ("rgb", "bgr")
 
 VALUE_KEYS = ("scale", "mean", "std", "layout", "channel_order")
-PREPARATION_KEYS = (*VALUE_KEYS, "size", "resize", "crop", "interpolation")
+PREPARATION_KEYS = (*VALUE_KEYS, "size", "resize", "crop", "interpolation", AUDIO)
 """What a task file may say of an input, in [task] for all of them or in [task.inputs.NAME] for one."""
 
 _CHECKED_AT_A_TIME = 2**22
@@ -139,6 +141,8 @@ class Preparation:
     dtype: np.dtype[Any]
     reverse: int | None = None
     """Axis of an example, as the graph takes it, along which channels are taken from last to first."""
+    time: int | None = None
+    """Of a sound: its axis of an example, as the graph takes it."""
 
     def __call__(self, stored: Array) -> Array:
         """(B, *stored shape) -> (B, *shape) in the input's dtype."""
@@ -188,16 +192,36 @@ def prepare(source: Source, graph_input: GraphInput, settings: Settings) -> Prep
             raise TaskError(
                 f"{source.name} holds {stored} examples; {graph_input.name!r} takes {graph_input.dtype}."
             )
+    axes = _sound_axes(source, shape)
     return Preparation(
         name=graph_input.name,
         layout=layout,
         shape=shape,
         scale=float(scale) if scale is not None else (255.0 if stored == np.uint8 else 1.0),
-        mean=_per_channel("mean", mean or (0.0,), shape, settings),
-        std=_per_channel("std", std or (1.0,), shape, settings),
+        mean=_per_channel("mean", mean or (0.0,), shape, settings, axes),
+        std=_per_channel("std", std or (1.0,), shape, settings, axes),
         dtype=graph_input.dtype,
         reverse=_reversed_axis(shape, settings),
+        time=None if axes is None else axes.time,
     )
+
+
+class _SoundAxes(NamedTuple):
+    """Of an example, as the graph takes it; None where it has none of its own."""
+
+    time: int | None
+    bands: int | None
+
+
+def _sound_axes(source: Source, shape: tuple[int, ...]) -> _SoundAxes | None:
+    """None: no sounds."""
+    if not isinstance(source.examples, SoundExamples):
+        return None
+    plan = source.examples.plan
+    if len(shape) < len(plan.shape):  # flattened
+        return _SoundAxes(None, None)
+    before = 1 if shape == (1, *plan.shape) else 0
+    return _SoundAxes(plan.time_axis + before, None if plan.band_axis is None else plan.band_axis + before)
 
 
 def _reversed_axis(shape: tuple[int, ...], settings: Settings) -> int | None:
@@ -218,13 +242,27 @@ def of_input(settings: Settings, name: str, own: Mapping[str, Settings]) -> Sett
     return Settings({**common, **own[name].table}, own[name].where, settings.folder)
 
 
-def fitted(source: Source, graph_input: GraphInput, settings: Settings) -> Source:
-    """The source, with images of an array resized and cut as `resize` and `crop` say.
+def sound_plan(graph_input: GraphInput, settings: Settings, limit: int) -> SoundPlan | None:
+    """How sounds become what an input takes, by [task.audio]; None where there is none.
 
     Raises:
-        TaskError: they are said of something that is no array of images, or Pillow is missing.
+        TaskError: as `read_plan`.
+    """
+    return read_plan(settings, graph_input.name, graph_input.declared, limit)
+
+
+def fitted(source: Source, graph_input: GraphInput, settings: Settings, limit: int) -> Source:
+    """The source, with images of an array resized and cut as `resize` and `crop` say, and waveforms of an
+    array made what [task.audio] says; `limit` in bytes.
+
+    Raises:
+        TaskError: they are said of something that is no array of images or waveforms, or Pillow is missing.
     """
     examples = source.examples
+    if isinstance(examples, ArrayExamples) and AUDIO in settings.table:
+        plan = sound_plan(graph_input, settings, limit)
+        waves = array_waves(examples.array, source.name)
+        return source if plan is None else replace(source, examples=SoundExamples(waves, plan))
     if not isinstance(examples, ArrayExamples) or not {"resize", "crop"} & set(settings.table):
         return source
     size, shape = image_size(graph_input, settings), examples.sample_shape
@@ -252,7 +290,7 @@ def _layout(
         ways.append((None, stored))
     if stored in ((), (1,)):
         ways += [(None, (1,)), (None, ())]
-    if len(stored) == 2:
+    if len(stored) in (1, 2):
         ways += [(None, (1, *stored)), (None, (*stored, 1))]
     if len(stored) == 3:
         moved_first = (first, tuple(stored[axis] for axis in first))
@@ -275,11 +313,19 @@ def _layout(
 
 
 def _per_channel(
-    key: str, values: tuple[float, ...], shape: tuple[int, ...], settings: Settings
+    key: str,
+    values: tuple[float, ...],
+    shape: tuple[int, ...],
+    settings: Settings,
+    sound: _SoundAxes | None,
 ) -> NDArray[np.float32]:
     array = np.asarray(values, np.float32)
     if len(values) == 1:
         return array.reshape((1,) * len(shape))
+    if sound is not None:
+        if sound.bands is not None and shape[sound.bands] == len(values):
+            return array.reshape([-1 if axis == sound.bands else 1 for axis in range(len(shape))])
+        raise settings.wrong(key, f"one number, or one per band of features, for the input {list(shape)}")
     if shape[0] == len(values):
         return array.reshape(-1, *(1 for _ in shape[1:]))
     if shape[-1] == len(values):

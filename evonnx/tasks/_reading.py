@@ -22,12 +22,15 @@ from evonnx.tasks._inputs import (
     image_size,
     of_input,
     prepare,
+    sound_plan,
 )
 from evonnx.tasks._rows import COLUMN_KEYS, RowReader
 from evonnx.tasks._settings import Settings
 from evonnx.tasks._sources import ArrayExamples, Source
 from evonnx.tasks._splits import DEFAULT_SHARE, Feed, Part, complete
 from evonnx.tasks._tables import Column
+from evonnx.tasks.sound.examples import FileWaves, SoundExamples
+from evonnx.tasks.sound.plan import AUDIO
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 DATA_KEYS = (*SPLITS, "validation_share", "seed", "memory_gib", "inputs", *PREPARATION_KEYS)
@@ -78,7 +81,8 @@ class PartReader:
         inputs = batched_inputs(self.network)
         own = input_tables(settings, inputs)
         names = tuple(one.name for one in inputs)
-        reader = RowReader(settings, names, self.outputs, memory_limit(settings))
+        limit = memory_limit(settings)
+        reader = RowReader(settings, names, self.outputs, limit, sounds_among(settings, inputs, own))
         parts: dict[Split, Part] = {}
         for split in given:
             rows = reader.read(split)
@@ -86,7 +90,7 @@ class PartReader:
                 one.name: Placed(rows.inputs[one.name], one, of_input(settings, one.name, own))
                 for one in inputs
             }
-            feeds = [input_feed(rows.name, one) for one in placed.values()]
+            feeds = [input_feed(rows.name, one, limit) for one in placed.values()]
             targets = {
                 name: self.make_target(name, column, f"{rows.name}, targets for {name!r}", placed)
                 for name, column in rows.targets.items()
@@ -125,8 +129,15 @@ def input_tables(settings: Settings, inputs: tuple[GraphInput, ...]) -> dict[str
     return own
 
 
-def input_feed(name: str, placed: Placed) -> Feed:
-    """How a column of inputs becomes what the graph takes.
+def sounds_among(
+    settings: Settings, inputs: tuple[GraphInput, ...], own: Mapping[str, Settings]
+) -> frozenset[str]:
+    """Inputs that are sounds, by what the task file says of them."""
+    return frozenset(one.name for one in inputs if AUDIO in of_input(settings, one.name, own).table)
+
+
+def input_feed(name: str, placed: Placed, limit: int) -> Feed:
+    """How a column of inputs becomes what the graph takes; `limit` in bytes.
 
     Raises:
         TaskError: it cannot; the message names file and shapes.
@@ -136,7 +147,9 @@ def input_feed(name: str, placed: Placed) -> Feed:
     if isinstance(column, np.ndarray):
         source = Source(label, ArrayExamples(column), None, label)
         check_finite(source)
-        source = fitted(source, graph_input, settings)
+        source = fitted(source, graph_input, settings, limit)
+    elif (plan := sound_plan(graph_input, settings, limit)) is not None:
+        source = Source(label, SoundExamples(FileWaves(column), plan), None, label)
     else:
         size = image_size(graph_input, settings)
         if size is None:

@@ -7,6 +7,7 @@ A split is written as
                                                             "data", where it has a split of that name
     train = ["part1.npz", "part2.npz"]                      their rows in order
     train = { file = "all.csv", x = ["a", "b"], y = "c" }   columns of the one input and the one output
+    train = { file = "all.csv", x = "file", folder = "clips" }   sounds that a column names, in that folder
     train = { images = "photos", targets = "masks" }        folders of pictures that share their names
 
 Where a table does not say which columns, [task.inputs.NAME] and [task.outputs.NAME] do (`column` or
@@ -15,6 +16,7 @@ Where a table does not say which columns, [task.inputs.NAME] and [task.outputs.N
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,7 @@ from evonnx.errors import TaskError
 from evonnx.task import Split
 from evonnx.tasks._images import Files, Pictures, is_image, require_pillow
 from evonnx.tasks._settings import Settings
-from evonnx.tasks._tables import Column, Table, is_columnar, open_table
+from evonnx.tasks._tables import Column, CsvTable, Table, is_columnar, open_table
 
 COLUMN_KEYS = ("column", "columns")
 PAIR_KEYS = ("targets", "labels")
@@ -55,6 +57,10 @@ class RowReader:
     """That have targets."""
     limit: int
     """Bytes that one array may take."""
+    sounds: frozenset[str] = frozenset()
+    """Inputs that are sounds: a column of text names their files."""
+    class_names: tuple[str, ...] = ()
+    """In class order, where targets are classes that a column may give by name."""
 
     def names_columns(self, split: Split) -> bool:
         """Whether a split is a table of text, or says which columns of a table make one input."""
@@ -73,17 +79,17 @@ class RowReader:
         """
         value = self.settings.table[split]
         if isinstance(value, str):
-            return self._table(split, value, {})
+            return self._table(split, value, {}, None)
         if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-            return _joined([self._table(split, one, {}) for one in value], ", ".join(value))
+            return _joined([self._table(split, one, {}, None) for one in value], ", ".join(value))
         if isinstance(value, dict):
             table = Settings(value, f"{self.settings.where}, {split}", self.settings.folder)
             if "images" in value:
                 return self._pairs(table)
             if "file" in value:
-                table.only(("file", "x", "y"))
+                table.only(("file", "x", "y", "folder"))
                 given = {key: columns for key in ("x", "y") if (columns := table.names(key)) is not None}
-                return self._table(split, table.text("file") or "", given)
+                return self._table(split, table.text("file") or "", given, table.text("folder"))
         raise self.settings.wrong(
             split,
             'a file with columns (.npz, .csv), a list of them, {file = "...", x = "...", y = "..."} or '
@@ -93,21 +99,58 @@ class RowReader:
     def _at(self, text: object) -> Path:
         return self.settings.folder / str(text)
 
-    def _table(self, split: str, text: str, given: Mapping[str, tuple[str, ...]]) -> Rows:
+    def _table(self, split: str, text: str, given: Mapping[str, tuple[str, ...]], folder: str | None) -> Rows:
         path = self._at(text)
         if not path.exists():
             raise TaskError(f"{self.settings.where}: {split} = {text!r} does not exist (looked for {path}).")
         table = open_table(path, split, self.limit)
         names = table.names
+        if folder is not None and not (self.sounds and isinstance(table, CsvTable)):
+            raise TaskError(
+                f"{self.settings.where}: folder is for sounds that a column of a .csv file names; {text!r} "
+                "is read otherwise."
+            )
         inputs = {
-            name: table.read(self._columns("inputs", name, self.inputs, names, given.get("x"), "x"))
+            name: self._input(
+                name,
+                self._columns("inputs", name, self.inputs, names, given.get("x"), "x"),
+                table,
+                path.parent if folder is None else self._at(folder),
+            )
             for name in self.inputs
         }
         targets = {
-            name: table.read(self._columns("outputs", name, self.outputs, names, given.get("y"), "y"))
+            name: self._target(
+                self._columns("outputs", name, self.outputs, names, given.get("y"), "y"), table
+            )
             for name in self.outputs
         }
         return _rows(text, inputs, targets, table)
+
+    def _input(self, name: str, columns: tuple[str, ...], table: Table, folder: Path) -> Column:
+        if name not in self.sounds or not isinstance(table, CsvTable):
+            return table.read(columns)
+        if len(columns) > 1:
+            raise TaskError(
+                f"{table.path}: the sounds of input {name!r} are named by one column, not by "
+                f"{', '.join(columns)}."
+            )
+        return Files([_named(folder, one, table.path) for one in table.words(columns[0])])
+
+    def _target(self, columns: tuple[str, ...], table: Table) -> Column:
+        """A column of targets; of classes by their names where these are known."""
+        if not self.class_names or len(columns) != 1 or not isinstance(table, CsvTable):
+            return table.read(columns)
+        words, known = table.words(columns[0]), {name: place for place, name in enumerate(self.class_names)}
+        unknown = next((word for word in words if word not in known), None)
+        if unknown is None:
+            return np.array([known[word] for word in words], np.int64)
+        if all(map(_is_number, words)):
+            return table.read(columns)
+        raise TaskError(
+            f"{table.path}, column {columns[0]!r}: {unknown!r} is not among class_names, "
+            f"{', '.join(self.class_names)}."
+        )
 
     def _columns(
         self,
@@ -176,6 +219,35 @@ def _pictures(table: Settings, key: str) -> dict[str, Path]:
     return found
 
 
+def _is_number(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
+
+
+def _named(folder: Path, name: str, table: Path) -> Path:
+    """A file in a folder, by the name that a table gives.
+
+    Raises:
+        TaskError: there is none, or the name leads out of the folder.
+    """
+    path = folder / name
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+        there = inside and path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in a name, a loop of links
+        raise TaskError(f"{table} names a file {name!r}, which cannot be: {error}.") from error
+    if not inside:
+        raise TaskError(
+            f"{table} names a file {name!r}, which leads out of {folder}; put it there, or say another "
+            "folder = ... beside file."
+        )
+    if not there:
+        raise TaskError(f"{table} names a file {name!r}, which is not in {folder}.")
+    return path
+
+
 def _rows(text: str, inputs: dict[str, Column], targets: dict[str, Column], table: Table) -> Rows:
     sizes = {name: len(column) for name, column in (*inputs.items(), *targets.items())}
     if len(set(sizes.values())) > 1:
@@ -195,6 +267,9 @@ def _joined(parts: list[Rows], name: str) -> Rows:
 
 
 def _concatenated(columns: list[Column], name: str) -> Column:
+    files = [column for column in columns if isinstance(column, Files)]
+    if len(files) == len(columns):
+        return Files([path for one in files for path in one.paths])
     arrays = [column for column in columns if isinstance(column, np.ndarray)]
     kinds = {(array.shape[1:], array.dtype) for array in arrays}
     if len(arrays) != len(columns) or len(kinds) > 1:

@@ -1,5 +1,5 @@
-"""Where examples come from: .npz, IDX, CIFAR-10 and STL-10 binary files and image folders, told apart by what
-they hold.
+"""Where examples come from: .npz, IDX, CIFAR-10 and STL-10 binary files, folders of images and of sounds,
+told apart by what they hold.
 
 A split is written as a path, a list of paths (their examples in order), or a table:
 
@@ -10,12 +10,13 @@ A split is written as a path, a list of paths (their examples in order), or a ta
     train = { images = "a-idx3-ubyte.gz", labels = "b-idx1-ubyte.gz" }
     train = ["data_batch_1.bin", "data_batch_2.bin"]
     train = "train_X.bin"                                          STL-10; labels in train_y.bin beside it
-    train = "photos/train"                                         one sub-folder per class
+    train = "photos/train"                                         one sub-folder per class; of sounds too,
+                                                                   where [task.audio] says so
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,9 @@ from evonnx.tasks._arrays import read_cifar10, read_idx, read_npz, read_stl10
 from evonnx.tasks._geometry import read_geometry
 from evonnx.tasks._images import Files, ImageFolder, class_folders, is_image, label_names
 from evonnx.tasks._settings import Settings
+from evonnx.tasks.sound.examples import FileWaves, SoundExamples
+from evonnx.tasks.sound.plan import SoundPlan
+from evonnx.tasks.sound.recordings import is_sound
 
 STL10_IMAGES, STL10_LABELS = "_X.bin", "_y.bin"
 """How names of STL-10's binary files end."""
@@ -111,6 +115,8 @@ class Reader:
     wants_labels: bool
     classes: Mapping[str, int] | None = None
     """Class index by folder name; None: from the folders themselves."""
+    sounds: SoundPlan | None = None
+    """How the files of a folder become examples, where they are sounds."""
 
     def read(self, split: Split) -> Source:
         """Read the source that the task file gives for a split.
@@ -208,6 +214,8 @@ class Reader:
 
     def _folder(self, split: Split, text: str, path: Path) -> Source:
         files = sorted(file for file in path.iterdir() if file.is_file())
+        if self.sounds is not None:
+            return self._sounds(text, path, [file for file in files if is_sound(file)], self.sounds)
         idx = [file for file in files if "idx3" in file.name or "images" in file.name]
         if idx:
             chosen = _of_split(idx, split)
@@ -235,8 +243,13 @@ class Reader:
         return self._images(text, path, [file for file in files if is_image(file)])
 
     def _images(self, text: str, path: Path, loose: list[Path]) -> Source:
-        folders = class_folders(path)
-        if not folders and not (loose and not self.wants_labels):
+        groups = _by_class(path, is_image)
+        if not groups and not (loose and not self.wants_labels):
+            if _by_class(path, is_sound) or any(is_sound(file) for file in path.iterdir()):
+                raise TaskError(
+                    f"{path} holds sounds; say how they are read: a table [task.audio] with at least "
+                    "sample_rate."
+                )
             raise TaskError(
                 f"{path} holds no examples: expected IDX files, CIFAR-10 or STL-10 .bin files, or one "
                 "sub-folder of images per class."
@@ -246,16 +259,36 @@ class Reader:
                 f"{self.settings.where}: the model does not say how large its images are; "
                 "add size = [height, width] to [task]."
             )
-        groups = {
-            folder.name: sorted(file for file in folder.iterdir() if is_image(file)) for folder in folders
-        }
-        paths = [file for group in groups.values() for file in group]
-        if not self.wants_labels:
-            paths = loose + paths
         geometry = read_geometry(self.settings, self.image_size[:2])
-        examples = ImageFolder(Files(paths), geometry, self.image_size[2])
+        examples = ImageFolder(self._files(groups, loose), geometry, self.image_size[2])
+        return self._classed(text, path, groups, examples, channels_last=True)
+
+    def _sounds(self, text: str, path: Path, loose: list[Path], plan: SoundPlan) -> Source:
+        groups = _by_class(path, is_sound)
+        if not groups and not (loose and not self.wants_labels):
+            raise TaskError(
+                f"{path} holds no sounds: expected one sub-folder of sound files (.wav, .flac, .ogg, .mp3, "
+                "...) per class."
+            )
+        examples = SoundExamples(FileWaves(self._files(groups, loose)), plan)
+        return self._classed(text, path, groups, examples, channels_last=False)
+
+    def _files(self, groups: Mapping[str, list[Path]], loose: list[Path]) -> Files:
+        paths = [file for group in groups.values() for file in group]
+        return Files(paths if self.wants_labels else loose + paths)
+
+    def _classed(
+        self,
+        text: str,
+        path: Path,
+        groups: Mapping[str, list[Path]],
+        examples: Examples,
+        *,
+        channels_last: bool,
+    ) -> Source:
+        """Files of class folders, with the folders' classes."""
         if not self.wants_labels:
-            return Source(text, examples, None, str(path), channels_last=True)
+            return Source(text, examples, None, str(path), channels_last=channels_last)
         classes = self.classes if self.classes is not None else label_names(list(groups))
         unknown = [name for name in groups if name not in classes]
         if unknown:
@@ -263,7 +296,17 @@ class Reader:
                 f"{path} has a class {unknown[0]!r} that is not among the classes {', '.join(classes)}."
             )
         labels = [np.full(len(files), classes[name], np.int64) for name, files in groups.items()]
-        return Source(text, examples, np.concatenate(labels), str(path), channels_last=True, classes=classes)
+        return Source(
+            text, examples, np.concatenate(labels), str(path), channels_last=channels_last, classes=classes
+        )
+
+
+def _by_class(folder: Path, fits: Callable[[Path], bool]) -> dict[str, list[Path]]:
+    """Files of each class folder that has any, both by name."""
+    return {
+        place.name: sorted(file for file in place.iterdir() if fits(file))
+        for place in class_folders(folder, fits)
+    }
 
 
 def _source(name: str, examples: Examples, labels: NDArray[np.int64] | None, labels_name: str) -> Source:
@@ -306,7 +349,7 @@ def _join(sources: list[Source], name: str) -> Source:
     arrays = []
     for source in sources:
         if not isinstance(source.examples, ArrayExamples):
-            raise TaskError(f"{source.name} is an image folder; a list of sources can hold only files.")
+            raise TaskError(f"{source.name} is a folder; a list of sources can hold only files.")
         first = sources[0].examples
         if source.examples.sample_shape != first.sample_shape or source.examples.dtype != first.dtype:
             raise TaskError(

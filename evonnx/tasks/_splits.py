@@ -13,6 +13,7 @@ from evonnx.network import Array
 from evonnx.task import Split
 from evonnx.tasks._inputs import Preparation
 from evonnx.tasks._sources import Examples, Source
+from evonnx.tasks.sound.examples import SoundExamples
 
 DEFAULT_SHARE = 0.1
 
@@ -52,6 +53,12 @@ class Part:
     def wanted(self, places: NDArray[np.int64]) -> dict[str, Array]:
         """Prepared targets, by output name."""
         return {name: feed.take(self.indices[places]) for name, feed in self.targets.items()}
+
+    @property
+    def time(self) -> dict[str, int]:
+        """The axis of time by the names of inputs that are sounds, see `task.Batch.time`."""
+        axes = {feed.prepare.name: feed.prepare.time for feed in self.feeds}
+        return {name: axis + 1 for name, axis in axes.items() if axis is not None}
 
     def labels(self, places: NDArray[np.int64]) -> NDArray[np.int64] | None:
         """Their class indices; None where there are none."""
@@ -119,8 +126,15 @@ def complete(parts: dict[Split, Part], share: float, seed: int) -> dict[Split, P
 def describe_parts(parts: dict[Split, Part]) -> str:
     """Sizes and files, for one line of text."""
     order: tuple[Split, ...] = ("train", "validation", "test")
-    return ", ".join(
+    sounds = {
+        feed.examples.plan.about: None
+        for part in parts.values()
+        for feed in part.feeds
+        if isinstance(feed.examples, SoundExamples)
+    }
+    sizes = ", ".join(
         f"{split} {len(parts[split])} ({parts[split].note or parts[split].source.name})"
         for split in order
         if split in parts
     )
+    return "; ".join([sizes, *sounds])

@@ -26,6 +26,8 @@ LONGEST_HEADER = 2**20
 """Characters of the line of names."""
 _BYTES_PER_CHARACTER = 4
 """Most that reading takes: a one-digit number and its comma become eight bytes."""
+_BYTES_PER_CHARACTER_OF_TEXT = 64
+"""A short name and its comma become an object of some hundred bytes."""
 
 
 class Table(Protocol):
@@ -98,14 +100,7 @@ class CsvTable:
 
     def read(self, names: Sequence[str]) -> Column:
         """See `Table`."""
-        header = self.names
-        for name in names:
-            if name not in header:
-                raise TaskError(
-                    f"{self.path} has no column {name!r}; its first line names {', '.join(header) or 'none'}."
-                )
-        if reason := fault_of_file(self.path, max(1, self.limit // _BYTES_PER_CHARACTER)):
-            raise TaskError(f"{self.path} {reason}. Raise `memory_gib` in [task], or save it as .npz.")
+        header = self._header(names, _BYTES_PER_CHARACTER)
         try:
             numbers = np.loadtxt(
                 self.path,
@@ -124,6 +119,38 @@ class CsvTable:
                 "counted from 0 after the line of names; clean the file, or name other columns."
             ) from error
         return numbers[:, 0] if len(names) == 1 else numbers
+
+    def words(self, name: str) -> list[str]:
+        """One column as text, without the spaces around it; empty lines are left out.
+
+        Raises:
+            TaskError: there is none of that name, or it cannot be read.
+        """
+        place, found = self._header([name], _BYTES_PER_CHARACTER_OF_TEXT).index(name), []
+        try:
+            with self.path.open(encoding="utf-8-sig", newline="") as file:
+                rows = csv.reader(file, delimiter=self._delimiter, strict=True)
+                next(rows, None)
+                for row in rows:
+                    if row and place >= len(row):
+                        raise TaskError(f"{self.path}, line {rows.line_num}: it has no column {name!r}.")
+                    if row:
+                        found.append(row[place].strip())
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise TaskError(f"{self.path} cannot be read: {error}.") from error
+        return found
+
+    def _header(self, names: Sequence[str], bytes_per_character: int) -> tuple[str, ...]:
+        """Names of all columns, `names` among them, of a file that memory can hold."""
+        header = self.names
+        for name in names:
+            if name not in header:
+                raise TaskError(
+                    f"{self.path} has no column {name!r}; its first line names {', '.join(header) or 'none'}."
+                )
+        if reason := fault_of_file(self.path, max(1, self.limit // bytes_per_character)):
+            raise TaskError(f"{self.path} {reason}. Raise `memory_gib` in [task], or save it as .npz.")
+        return header
 
     @property
     def _delimiter(self) -> str:

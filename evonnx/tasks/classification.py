@@ -18,6 +18,7 @@ from evonnx.tasks._inputs import (
     image_size,
     of_input,
     prepare,
+    sound_plan,
     task_settings,
 )
 from evonnx.tasks._reading import (
@@ -28,6 +29,7 @@ from evonnx.tasks._reading import (
     input_feed,
     input_tables,
     memory_limit,
+    sounds_among,
 )
 from evonnx.tasks._rows import RowReader, Rows
 from evonnx.tasks._settings import Settings
@@ -43,7 +45,7 @@ KEYS = (*DATA_KEYS, "output", "label", "classes", "class_names")
 
 
 class ClassificationTask:
-    """Data from .npz, .csv, IDX, CIFAR-10 and STL-10 binary files or image folders; see
+    """Data from .npz, .csv, IDX, CIFAR-10 and STL-10 binary files, image or sound folders; see
     `evonnx.tasks._sources` for how to name them, and `_rows` for columns and several inputs.
 
     Keys of [task]: train, validation, test (at least one; a seeded `validation_share` of train, 0.1 by
@@ -51,11 +53,12 @@ class ClassificationTask:
     become (x / scale - mean) / std, with scale 255 for uint8 data and 1 for other, in the order that
     `channel_order` says, "rgb" or "bgr"; `layout` of the data, "nchw" or "nhwc"; pictures are resized and cut
     by `resize`, `crop` and `interpolation` (see `_geometry`), towards `size` [height, width] where the graph
-    leaves it open; [task.inputs.NAME] says any of this, and which `column` or `columns`, of one input;
-    `label`, the column of classes; `output`, the graph output with scores per class (default: the first);
-    `classes`, their number, where the graph does not say it; `class_names`, the folders of an image folder
-    in class order (default: numbers as they are, else names as they are sorted); `memory_gib`, what one file
-    may take in memory (default 4).
+    leaves it open; [task.audio] says how sounds are read (see `sound.plan`); [task.inputs.NAME] says any of
+    this, and which `column` or `columns`, of one input; `label`, the column of classes; `output`, the graph
+    output with scores per class (default: the first); `classes`, their number, where the graph does not say
+    it; `class_names`, the class folders, or the names in a .csv file's column, in class order (folders by
+    default: numbers as they are, else names as they are sorted); `memory_gib`, what one file may take in
+    memory (default 4).
 
     uint8 data stays uint8 in memory and is converted batch by batch.
     """
@@ -83,7 +86,7 @@ class ClassificationTask:
         share = settings.number("validation_share", "a share between 0 and 1", lambda value: 0 < value < 1)
         inputs = batched_inputs(network)
         own = input_tables(settings, inputs)
-        table = self._row_reader(settings, inputs)
+        table = self._row_reader(settings, inputs, own)
         graph_input, names = inputs[0], settings.strings("class_names")
         own_settings = of_input(settings, graph_input.name, own)
         reader = Reader(
@@ -92,6 +95,7 @@ class ClassificationTask:
             table.limit,
             wants_labels=True,
             classes={name: index for index, name in enumerate(names)} if names else None,
+            sounds=None if len(inputs) > 1 or own else sound_plan(graph_input, own_settings, table.limit),
         )
         parts: dict[Split, Part] = {}
         for split in given:
@@ -104,26 +108,38 @@ class ClassificationTask:
                 reader = replace(reader, classes=source.classes)
             self._check_labels(source)
             check_finite(source)
-            source = fitted(source, graph_input, own_settings)
+            source = fitted(source, graph_input, own_settings, table.limit)
             every = np.arange(len(source), dtype=np.int64)
             feed = Feed(source.examples, prepare(source, graph_input, own_settings))
             parts[split] = Part(source, every, (feed,))
             self._folders = source.classes or self._folders
         return complete(parts, share or DEFAULT_SHARE, settings.integer("seed", 0) or 0)
 
-    def _row_reader(self, settings: Settings, inputs: tuple[GraphInput, ...]) -> RowReader:
+    def _row_reader(
+        self, settings: Settings, inputs: tuple[GraphInput, ...], own: Mapping[str, Settings]
+    ) -> RowReader:
         label = settings.text("label")
         named = settings if label is None else settings.with_table(outputs={self._output: {"column": label}})
-        return RowReader(named, tuple(one.name for one in inputs), (self._output,), memory_limit(settings))
+        return RowReader(
+            named,
+            tuple(one.name for one in inputs),
+            (self._output,),
+            memory_limit(settings),
+            sounds_among(settings, inputs, own),
+            settings.strings("class_names") or (),
+        )
 
     def _part_of_rows(
         self, rows: Rows, inputs: tuple[GraphInput, ...], settings: Settings, own: Mapping[str, Settings]
     ) -> Part:
         column, label = rows.targets[self._output], f"{rows.name}, labels"
+        limit = memory_limit(settings)
         if not isinstance(column, np.ndarray):
             raise TaskError(f"{label}: they are pictures; classes are whole numbers.")
         feeds = tuple(
-            input_feed(rows.name, Placed(rows.inputs[one.name], one, of_input(settings, one.name, own)))
+            input_feed(
+                rows.name, Placed(rows.inputs[one.name], one, of_input(settings, one.name, own)), limit
+            )
             for one in inputs
         )
         source = Source(rows.name, feeds[0].examples, as_labels(column, label), label)
@@ -178,7 +194,7 @@ class ClassificationTask:
         if part is None:
             return
         for places in in_batches(len(part), batch_size, rng):
-            yield Batch(part.inputs(places), part.labels(places), len(places))
+            yield Batch(part.inputs(places), part.labels(places), len(places), time=part.time)
 
     def score(self, split: Split, outputs: Iterator[tuple[Batch, Mapping[str, Array]]]) -> float:
         """Top-1 accuracy, a share.

@@ -24,10 +24,11 @@ from evonnx.tasks._inputs import (
     image_size,
     of_input,
     prepare,
+    sound_plan,
     task_settings,
 )
 from evonnx.tasks._outputs import CACHE_BYTES, KeyedBatch, ModelOutputs
-from evonnx.tasks._reading import SPLITS, Placed, input_feed, input_tables, memory_limit
+from evonnx.tasks._reading import SPLITS, Placed, input_feed, input_tables, memory_limit, sounds_among
 from evonnx.tasks._rows import RowReader
 from evonnx.tasks._settings import Settings
 from evonnx.tasks._sources import Reader, Source
@@ -99,7 +100,8 @@ class DistillationTask:
         step = batch_size if self._inputs.stackable else 1
         for places in in_batches(self.size(split), step, rng):
             key = (split, places.tobytes())
-            yield KeyedBatch(self._inputs.take(split, places), None, len(places), key=key)
+            inputs = self._inputs.take(split, places)
+            yield KeyedBatch(inputs, None, len(places), time=self._inputs.time(split), key=key)
 
     def bind_ancestor(self, model_path: str) -> None:
         """Name the ancestor's file. Its outputs are computed when first needed, and kept."""
@@ -144,23 +146,25 @@ class _Files:
             )
         own = input_tables(settings, inputs)
         prepared = {one.name: of_input(settings, one.name, own) for one in inputs}
-        rows = RowReader(settings, tuple(prepared), (), memory_limit(settings))
+        limit = memory_limit(settings)
+        rows = RowReader(settings, tuple(prepared), (), limit, sounds_among(settings, inputs, own))
         first = inputs[0]
         size = image_size(first, prepared[first.name])
-        reader = Reader(settings, size, rows.limit, wants_labels=False)
+        plan = None if len(inputs) > 1 or own else sound_plan(first, settings, limit)
+        reader = Reader(settings, size, limit, wants_labels=False, sounds=plan)
         parts: dict[Split, Part] = {}
         for split in (split for split in SPLITS if split in settings.table):
             if len(inputs) > 1 or own or rows.names_columns(split):
                 found = rows.read(split)
                 feeds = tuple(
-                    input_feed(found.name, Placed(found.inputs[one.name], one, prepared[one.name]))
+                    input_feed(found.name, Placed(found.inputs[one.name], one, prepared[one.name]), limit)
                     for one in inputs
                 )
                 source = Source(found.name, feeds[0].examples, None, found.name)
             else:
                 source = reader.read(split)
                 check_finite(source)
-                source = fitted(source, first, prepared[first.name])
+                source = fitted(source, first, prepared[first.name], limit)
                 feeds = (Feed(source.examples, prepare(source, first, prepared[first.name])),)
             parts[split] = Part(source, np.arange(len(source), dtype=np.int64), feeds)
         self._parts = complete(parts, share or DEFAULT_SHARE, seed)
@@ -173,6 +177,9 @@ class _Files:
 
     def take(self, split: Split, places: NDArray[np.int64]) -> dict[str, Array]:
         return self._parts[split].inputs(places)
+
+    def time(self, split: Split) -> dict[str, int]:
+        return self._parts[split].time
 
 
 class _Synthesised:
@@ -199,6 +206,9 @@ class _Synthesised:
 
     def size(self, split: Split) -> int:
         return self._sizes[split]
+
+    def time(self, split: Split) -> dict[str, int]:
+        return {}
 
     def take(self, split: Split, places: NDArray[np.int64]) -> dict[str, Array]:
         examples = [self._example(split, int(place)) for place in places]

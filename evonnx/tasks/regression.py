@@ -44,8 +44,8 @@ class RegressionTask:
 
     data: train, validation, test (at least one; see `_rows`), `validation_share` [0.1] and `seed` [0] of what
     is kept apart of train, `memory_gib` [4]; inputs are prepared by `scale`, `mean`, `std`, `layout`,
-    `channel_order`, `size`, `resize`, `crop`, `interpolation`, for all inputs or in [task.inputs.NAME], where
-    `column` or `columns` name what an input reads.
+    `channel_order`, `size`, `resize`, `crop`, `interpolation` and `audio`, for all inputs or in
+    [task.inputs.NAME], where `column` or `columns` name what an input reads.
 
     outputs: `output`, the one that is trained, where the graph has several; or a table [task.outputs.NAME]
     for each, with `column` or `columns`, `scale` [1; 255 for pictures], `mean`, `std`, `layout` and
@@ -186,7 +186,7 @@ class RegressionTask:
             return
         for places in in_batches(len(part), batch_size, rng):
             targets = {name: Target(values) for name, values in part.wanted(places).items()}
-            yield Batch(part.inputs(places), targets, len(places), self._spatial)
+            yield Batch(part.inputs(places), targets, len(places), self._spatial, part.time)
 
     def score(self, split: Split, outputs: Iterator[tuple[Batch, Mapping[str, Array]]]) -> float:
         """The figure under the metric's name.

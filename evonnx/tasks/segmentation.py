@@ -20,6 +20,7 @@ from evonnx.tasks._reading import DATA_KEYS, PartReader, Placed
 from evonnx.tasks._settings import Settings
 from evonnx.tasks._splits import Feed, describe_parts, in_batches
 from evonnx.tasks._tables import Column
+from evonnx.tasks.sound.plan import AUDIO
 
 KEYS = (
     *DATA_KEYS,
@@ -110,7 +111,7 @@ class SegmentationTask:
     def _target(self, output: str, column: Column, label: str, placed: Mapping[str, Placed]) -> Feed:
         fed = next(iter(placed.values()))
         size = image_size(fed.graph_input, fed.settings)
-        if len(placed) != 1 or size is None:
+        if len(placed) != 1 or size is None or AUDIO in fed.settings.table:
             raise TaskError(
                 f"{self._settings.where}: segmentation is of models with one input of pictures, of 1 or 3 "
                 f"channels; this one takes {', '.join(placed)}."
