@@ -127,6 +127,7 @@ def make_session(
     options.log_severity_level = 4 if quiet else 2
     options.use_deterministic_compute = True
     options.enable_cpu_mem_arena = arena
+    options.enable_mem_pattern = arena  # a pattern is one block for all that a run needs, from the second on
     options.graph_optimization_level = (
         ort.GraphOptimizationLevel.ORT_ENABLE_ALL if optimize else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     )
