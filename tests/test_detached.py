@@ -25,7 +25,8 @@ from evonnx.onnx_io.message import proto_of
 from evonnx.onnx_io.spooling import Spool
 from evonnx.onnx_io.wire import chunks
 from evonnx.proof import proving
-from evonnx.sessions import concrete_shape, input_specs, make_session, random_array, run_session
+from evonnx.session_inputs import concrete_shape, input_specs, random_array
+from evonnx.sessions import make_session, run_session
 from evonnx.steps import compact, compact_file
 
 
