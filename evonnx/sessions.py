@@ -1,4 +1,4 @@
-"""onnxruntime sessions: pinned threads, no silent fallback, warnings that can be read, inputs to feed them.
+"""onnxruntime sessions: pinned threads, no silent fallback, warnings that can be read.
 
 onnxruntime is imported inside functions, so that commands that never run a model start fast. Asked for a
 provider that cannot run here, onnxruntime gives the CPU without a word (and lists providers that its build
@@ -10,24 +10,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
-import math
 import os
 import re
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from evonnx.errors import ModelError, ModelMemoryError, ProviderError
 from evonnx.lending import Loan
 from evonnx.network import Array
 from evonnx.onnx_io import Detached
+from evonnx.session_log import captured_stderr, clean_message, log_lines
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -49,35 +46,13 @@ _INSTALL = {
 _NO_MEMORY = re.compile(r"bad.alloc|allocate memory|out of memory", re.IGNORECASE)
 """As onnxruntime's arena, C++'s allocator and CUDA say it."""
 
-_DTYPES: Mapping[str, np.dtype[Any]] = {
-    "tensor(float)": np.dtype(np.float32),
-    "tensor(float16)": np.dtype(np.float16),
-    "tensor(bfloat16)": np.dtype(ml_dtypes.bfloat16),
-    "tensor(double)": np.dtype(np.float64),
-    "tensor(bool)": np.dtype(np.bool_),
-    **{f"tensor({kind})": np.dtype(kind) for kind in ("int8", "int16", "int32", "int64")},
-    **{f"tensor({kind})": np.dtype(kind) for kind in ("uint8", "uint16", "uint32", "uint64")},
-}
-
 
 LOOP_SECONDS = 20.0
 """What one example may take of a model that loops."""
-_LARGEST_INPUT_BYTES = 1 << 29
-"""Files are not trusted to say what is drawn for one input of one run."""
 
 
 class EndlessError(ModelError):
     """A run did not end in the time that it was given."""
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """One input that a session must be fed."""
-
-    name: str
-    shape: tuple[int | str | None, ...]
-    """Dimensions; a string or None is dynamic."""
-    dtype: np.dtype[Any]
 
 
 def default_threads() -> int:
@@ -127,6 +102,7 @@ def make_session(
     options.log_severity_level = 4 if quiet else 2
     options.use_deterministic_compute = True
     options.enable_cpu_mem_arena = arena
+    options.enable_mem_pattern = arena  # a pattern is one block for all that a run needs, from the second on
     options.graph_optimization_level = (
         ort.GraphOptimizationLevel.ORT_ENABLE_ALL if optimize else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     )
@@ -218,7 +194,7 @@ def _create_on_device(
         return session
     if error is not None and source != probe_model() and _working_devices(wanted[0]):
         raise error
-    said = [clean_message(line) for line in _log_lines(log()) if "Failed" in line or "rror" in line]
+    said = [clean_message(line) for line in log_lines(log()) if "Failed" in line or "rror" in line]
     why = said[0] if said else (str(error) if error is not None else "onnxruntime gave no reason")
     raise ProviderError(
         f"{wanted[0]} was asked for and cannot run here: {why.rstrip('.')}. "
@@ -397,99 +373,7 @@ def load_warnings(model: str | os.PathLike[str] | bytes | Detached) -> list[str]
     """
     with captured_stderr() as log:
         make_session(model, threads=1, quiet=False)
-    return _log_lines(log())
-
-
-def _log_lines(text: str) -> list[str]:
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    found = re.findall(
-        r"^\d{4}-\d\d-\d\d [^\[]*\[[WEF]:[^\]]*\] (.*?)(?=^\d{4}-\d\d-\d\d |\Z)", plain, re.M | re.S
-    )
-    return [" ".join(message.split()) for message in found]
-
-
-def clean_message(error: BaseException | str) -> str:
-    """An onnxruntime error as one line, without its status prefix, source lines or a final full stop."""
-    text = " ".join(str(error).split())
-    text = re.sub(r"^.*?\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
-    text = re.sub(r"/\S*onnxruntime_src/\S*:\d+ ", "", text)
-    text = re.sub(r"(library )/\S*/", r"\1", text)
-    return text[:600].rstrip(". ")
-
-
-@contextlib.contextmanager
-def captured_stderr() -> Iterator[Any]:
-    """Capture file descriptor 2, C++ included; yields a function that returns the text afterwards.
-
-    Not for use beside other threads that write there.
-    """
-    text: list[str] = []
-    with tempfile.TemporaryFile() as file:
-        sys.stderr.flush()
-        saved = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield lambda: "".join(text)
-        finally:
-            sys.stderr.flush()
-            os.dup2(saved, 2)
-            os.close(saved)
-            file.seek(0)
-            text.append(file.read().decode(errors="replace"))
-
-
-def input_specs(session: Any) -> tuple[InputSpec, ...]:
-    """The inputs a session must be fed (initializers that are also listed as inputs are not among them).
-
-    Raises:
-        ModelError: an input is not a numeric tensor.
-    """
-    return tuple(
-        InputSpec(value.name, tuple(value.shape), _dtype_of(value.name, value.type))
-        for value in session.get_inputs()
-    )
-
-
-def _dtype_of(name: str, kind: str) -> np.dtype[Any]:
-    if kind not in _DTYPES:
-        raise ModelError(f"Input {name!r} is {kind}; only numeric tensor inputs can be fed.")
-    return _DTYPES[kind]
-
-
-def concrete_shape(
-    spec: InputSpec, sizes: Mapping[str, int] | None = None, batch: int = 1
-) -> tuple[int, ...]:
-    """A spec's shape with dynamic dimensions filled: by name from `sizes`, axis 0 with `batch`, else 1."""
-    known = sizes or {}
-    return tuple(
-        dim if isinstance(dim, int) else known.get(dim or "", batch if axis == 0 else 1)
-        for axis, dim in enumerate(spec.shape)
-    )
-
-
-def random_array(
-    spec: InputSpec, shape: Sequence[int], rng: np.random.Generator, scale: float = 1.0
-) -> Array:
-    """Normal values of standard deviation `scale` for floats, 0 .. 255 for 8-bit, 0 or 1 for other integers.
-
-    Wider integers are mostly ids and flags, where only small values are safe.
-
-    Raises:
-        ModelError: it would take more than 512 MiB.
-    """
-    size = tuple(shape)
-    if math.prod(size) * spec.dtype.itemsize > _LARGEST_INPUT_BYTES:
-        raise ModelError(
-            f"Input {spec.name!r} of shape {list(size)} would take more than "
-            f"{_LARGEST_INPUT_BYTES >> 20} MiB. If its axes are dynamic, give smaller ones with "
-            "--input-shape; otherwise export the model for smaller inputs."
-        )
-    if spec.dtype.kind in "iu":
-        high = 256 if spec.dtype == np.uint8 else 128 if spec.dtype == np.int8 else 2
-        return rng.integers(0, high, size=size).astype(spec.dtype)
-    if spec.dtype.kind == "b":
-        return rng.integers(0, 2, size=size).astype(np.bool_)
-    return (scale * rng.standard_normal(size)).astype(spec.dtype)
+    return log_lines(log())
 
 
 def versions() -> dict[str, str]:

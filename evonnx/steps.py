@@ -15,9 +15,20 @@ from evonnx.compaction import Compacted, Plan, apply_plan, plan_compaction
 from evonnx.dependency import analyse
 from evonnx.errors import ModelError
 from evonnx.network import Network, load_network
-from evonnx.onnx_io import Detached, check_detached, check_file, detach, drop_weights, save_model
+from evonnx.onnx_io import (
+    Detached,
+    check_detached,
+    check_file,
+    detach,
+    drop_weights,
+    load_model,
+    save_model,
+)
 from evonnx.proof import Proof, prove, prove_pair, require
 from evonnx.sessions import give_back_memory
+
+_READ_AGAIN_FROM_BYTES = 1 << 25
+"""Weights of a compact model that are not kept in memory while the proof has copies of them."""
 
 Timing = Callable[[str], AbstractContextManager[object]]
 """Called with the name of a stage; what it gives is entered while the stage lasts."""
@@ -121,13 +132,19 @@ def compact_file(
         written = write_checked(compacted.model, target, parent)
     with timing("prove"):
         shapes = network.input_shapes or None
-        at_hand = [detach(network.model)]
+        model = compacted.model
+        again = written.nbytes > _READ_AGAIN_FROM_BYTES
+        at_hand = [(detach(network.model), written)]
         drop_weights(network.model)
+        del written
+        if again:
+            drop_weights(model)
         give_back_memory()
 
         def models() -> tuple[Detached, Detached]:
-            before = at_hand.pop() if at_hand else detach(load_network(masked, input_shapes).model)
-            return before, written.copy()
+            if at_hand:
+                return at_hand.pop()
+            return detach(load_network(masked, input_shapes).model), detach(load_model(target))
 
         proof = prove_pair(
             models,
@@ -140,7 +157,10 @@ def compact_file(
         )
         give_back_memory()
     require(proof)
-    return WrittenRemoval(plan, compacted.lineage, proof, compacted.model)
+    if again:
+        with timing("load"):
+            model = load_model(target)
+    return WrittenRemoval(plan, compacted.lineage, proof, model)
 
 
 def write_checked(model: ir.Model, path: str | Path, parent: str | Path) -> Detached:

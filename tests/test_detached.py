@@ -16,14 +16,17 @@ from faults import make_case
 from graphs import GRAPHS
 from packaging.version import Version
 
-from evonnx import sessions
+from evonnx import sessions, steps
 from evonnx.errors import ModelError, ProofError
 from evonnx.network import load_network, network_of
 from evonnx.onnx_io import Detached, check_detached, detach, drop_weights, save_model, to_bytes
+from evonnx.onnx_io.mapping import is_mapped
 from evonnx.onnx_io.message import proto_of
 from evonnx.onnx_io.spooling import Spool
 from evonnx.onnx_io.wire import chunks
-from evonnx.sessions import concrete_shape, input_specs, make_session, random_array, run_session
+from evonnx.proof import proving
+from evonnx.session_inputs import concrete_shape, input_specs, random_array
+from evonnx.sessions import make_session, run_session
 from evonnx.steps import compact, compact_file
 
 
@@ -156,6 +159,32 @@ def test_removal_of_what_is_in_memory_reads_no_file(tmp_path: Path) -> None:
     assert other.read_bytes() == target.read_bytes() == to_bytes(written.model)
     assert "load" not in seen
     assert all(value.const_value is None for value in network.model.graph.initializers.values())
+
+
+def test_removal_of_what_is_large_keeps_no_weights_beside_the_proof(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case("residual_bn", seed=5)
+    masked, targets = tmp_path / "masked.onnx", (tmp_path / "small.onnx", tmp_path / "large.onnx")
+    save_model(case.masked.model, masked)
+    small = compact_file(masked, targets[0], masked, seed=3, threads=1)
+    held: list[bool] = []
+    spooled = Detached.spooled
+
+    def counted(model: Detached, folder: Path, *, move: bool = False) -> Detached:
+        moved = spooled(model, folder, move=move)
+        held.extend(not is_mapped(array) for array in moved.arrays.values())
+        return moved
+
+    monkeypatch.setattr(Detached, "spooled", counted)
+    monkeypatch.setattr(steps, "_READ_AGAIN_FROM_BYTES", 0)
+    monkeypatch.setattr(proving, "_SPOOL_FROM_BYTES", 0)
+    large = compact_file(masked, targets[1], masked, seed=3, threads=1)
+    assert held
+    assert not any(held)
+    assert targets[1].read_bytes() == targets[0].read_bytes() == to_bytes(large.model)
+    assert large.proof == small.proof
+    assert sorted(tmp_path.iterdir()) == sorted([masked, *targets])
 
 
 def test_a_void_proof_reads_the_files_again(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from graph_builder import Builder
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from evonnx.network import Network, network_of
+from evonnx.network import Network, load_network, network_of
 from evonnx.network.evaluation import evaluate
 from evonnx.onnx_io import to_bytes
 
@@ -272,3 +273,18 @@ def test_what_would_be_large_or_does_not_fit_is_left_alone(
     names = [f"i{index}" if array is not None else "" for index, array in enumerate(inputs)]
     node = ir.serde.deserialize_node(helper.make_node(op_type, names, ["a"], **attributes))
     assert evaluate(node, inputs, {"": 18}) is None
+
+
+def test_bytes_of_a_file_are_those_of_the_file(tmp_path: Path) -> None:
+    """Also where constants that are computed from its own make the model larger than that."""
+    text = """<ir_version: 8, opset_import: ["" : 13]> g (float[1, 512] x) => (float[1, 512] y)
+        <float[512] w> { v = Identity (w) a = Add (x, w) y = Mul (a, v) }"""
+    model = onnx.parser.parse_model(text)
+    values = np.random.default_rng(0).standard_normal(512).astype(np.float32)
+    del model.graph.initializer[:]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(values, "w"))
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    network = load_network(path)
+    assert len(network.model.graph.initializers) == 2
+    assert network.stored_bytes == path.stat().st_size

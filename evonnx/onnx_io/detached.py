@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from evonnx.errors import ModelError
-from evonnx.onnx_io.mapping import MappedTensor, forget_pages
+from evonnx.onnx_io.mapping import MappedTensor, forget_pages, is_mapped
 from evonnx.onnx_io.message import last_line, proto_of
 from evonnx.onnx_io.spooling import Spool
 from evonnx.onnx_io.tensors import is_string, replace_tensors, tensors_of
@@ -47,14 +47,23 @@ class Detached:
         proto.CopyFrom(self.proto)
         return Detached(proto, dict(self.arrays), self.spool and self.spool.another())
 
-    def spooled(self, folder: Path) -> Detached:
+    def spooled(self, folder: Path, *, move: bool = False) -> Detached:
         """The same model, of which arrays that are set from now on lie in a file of the folder, and so do
         those of copies.
 
+        Args:
+            folder: where the file is.
+            move: put into it what is in memory now, too. That helps where nobody else has it.
+
         Raises:
-            OSError: there can't be one.
+            OSError: there can't be one, or there is no room.
         """
-        return Detached(self.proto, self.arrays, Spool(folder, self.nbytes))
+        spool = Spool(folder, self.nbytes)
+        arrays = {
+            name: spool.put(name, array) if move and not is_mapped(array) else array
+            for name, array in self.arrays.items()
+        }
+        return Detached(self.proto, arrays, spool)
 
     @property
     def nbytes(self) -> int:

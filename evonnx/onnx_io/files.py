@@ -114,7 +114,7 @@ def save_model(model: ir.Model, path: str | os.PathLike[str], detached: Detached
     file = Path(path)
     try:
         if _data_bytes(model) > _EXTERNAL_FROM_BYTES:
-            beside = file.with_name(f"{file.name}.data")
+            beside = _beside(file)
             shell, data = unloaded(model, beside.name)
             write_whole(beside, *data)
             write_whole(file, proto_of(shell).SerializeToString(deterministic=True))
@@ -294,9 +294,11 @@ def stored_bytes(path: str | os.PathLike[str], model: ir.Model) -> int:
         path: the file.
         model: what it holds, as read from it or as `save_model` wrote it.
     """
-    size = Path(path).stat().st_size
+    file = Path(path)
+    size = file.stat().st_size
     outside = sum(tensor.nbytes for tensor in tensors_of(model) if is_external(tensor))
-    if not outside and size < _data_bytes(model):  # in memory, and written with its weights beside
+    # In memory, and written with its weights beside: computed constants, too, may be more than a file holds.
+    if not outside and size < _data_bytes(model) and _beside(file).is_file():
         outside = sum(tensor.nbytes for tensor in unloadable(model))
     return size + outside
 
@@ -341,6 +343,11 @@ def _mark_value_info(model: ir.Model, proto: onnx.ModelProto) -> None:
     for name, value in model.graph.initializers.items():
         if name in declared:
             value.meta[VALUE_INFO] = True
+
+
+def _beside(file: Path) -> Path:
+    """Where `save_model` puts weights that do not fit into a file."""
+    return file.with_name(f"{file.name}.data")
 
 
 def _data_bytes(model: ir.Model) -> int:

@@ -69,12 +69,23 @@ def is_external(tensor: ir.TensorProtocol) -> bool:
 def forget_pages(array: NDArray[np.generic]) -> None:
     """Let go of the memory of an array that is mapped from a file; it is read again when touched. Other
     arrays are left alone."""
-    owner: Any = array
-    while isinstance(owner, np.ndarray | memoryview):
-        owner = owner.obj if isinstance(owner, memoryview) else owner.base
+    owner = _owner(array)
     if not isinstance(owner, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED") or not array.size:
         return
     whole = np.lib.array_utils.byte_bounds(np.frombuffer(owner, np.uint8))
     low, high = (bound - whole[0] for bound in np.lib.array_utils.byte_bounds(array))
     start = low - low % mmap.PAGESIZE
     owner.madvise(mmap.MADV_DONTNEED, start, high - start)
+
+
+def is_mapped(array: NDArray[np.generic]) -> bool:
+    """Whether an array lies in a file."""
+    return isinstance(_owner(array), mmap.mmap)
+
+
+def _owner(array: NDArray[np.generic]) -> Any:
+    """What an array's memory belongs to."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.obj if isinstance(owner, memoryview) else owner.base
+    return owner

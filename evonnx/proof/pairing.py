@@ -1,7 +1,8 @@
 """Masked and compact model side by side, run on the same inputs and compared.
 
-Small models stay loaded. Of a large one, whose copies lie in files (`Detached.spool`), no pages are kept from
-run to run, and at most one session has copies of weights.
+Small models stay loaded. Of a large one, whose weights lie in files (`Detached.spool`), no pages are kept
+from run to run, and where rounding is measured only one session has copies of weights. Of a very large one
+none has while another model is run.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from evonnx.proof.inputs import Shapes, Source, feed, first_sizes, has_dynamic_a
 from evonnx.proof.judging import Meeting, Reading, Tally, enter, moves_between
 from evonnx.proof.levels import Floats
 from evonnx.proof.rounding import nudged_inputs, nudged_weights
-from evonnx.sessions import give_back_memory, input_specs, make_session, run_session
+from evonnx.session_inputs import input_specs
+from evonnx.sessions import give_back_memory, make_session, run_session
 
+_ALONE_FROM_BYTES = 1 << 30
+"""Weights of a model that runs while no session has copies of weights but its own."""
 SAMPLES = 5
 """How often rounding is measured before a difference counts as one."""
 
@@ -83,8 +87,10 @@ class Pair:
         self._threads = threads
         self._optimize = optimize
         self._masked = before
-        self._alone = optimize and before.spool is not None
-        """Whether an optimised session, which copies weights, has to go before another model is run."""
+        self._single = before.spool is not None
+        """Whether of sessions that copy weights, and of nudged models, there may be one at a time."""
+        self._alone = optimize and self._single and before.nbytes > _ALONE_FROM_BYTES
+        """Whether an optimised session, which copies weights, has to go before any other model is run."""
         self._nudged: dict[int, _Runner] = {}
         self._compact = _Runner(after, threads, optimize)
         self._plain = _Runner(before, threads, False)
@@ -109,7 +115,7 @@ class Pair:
         Raises:
             ModelError: it does not run.
         """
-        if self._alone:
+        if self._single:
             self._nudged.clear()
         return self._compact.run(feeds, names)
 
@@ -121,8 +127,10 @@ class Pair:
             ModelError: it does not run.
         """
         if number not in self._nudged:
-            if self._alone:
-                self._compact.close()
+            if self._single:
+                self._nudged.clear()
+                if self._optimize:
+                    self._compact.close()
             model = nudged_weights(self._masked, np.random.default_rng([number, 4]))
             self._nudged[number] = _Runner(model, self._threads, self._optimize and number == 0)
         return self._nudged[number].run(feeds, names)

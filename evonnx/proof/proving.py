@@ -44,8 +44,8 @@ _DRAWS = 3
 _SEED_STEP = 1_000_003
 _STEPS = 4 / 255
 """How far the outputs of quantised models may be apart, besides their noise: some steps of 8 bits."""
-_SPOOL_FROM_BYTES = 1 << 30
-"""Copies of models with more weights than this lie in files."""
+_SPOOL_FROM_BYTES = 1 << 25
+"""Models with more weights than this lie in files, and so do their copies."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def prove(
         seed: of inputs and redrawn weights; a void attempt is followed by others with seeds of their own.
         tolerance: largest difference allowed, as a share of a tensor's largest value.
         threads: onnxruntime's; None: all cores of this process.
-        scratch: where temporary files go, which models of more than a gigabyte need (less than twice the
-            model, or up to four times where rounding has to be measured); None: where the system has them.
+        scratch: where temporary files go, which models of more than 32 MiB need (less than twice the
+            model, or three times where rounding has to be measured); None: where the system has them.
 
     Raises:
         OSError: there is no room for temporary files.
@@ -124,6 +124,7 @@ def prove(
         tolerance=tolerance,
         threads=threads,
         scratch=scratch,
+        shared=True,
     )
 
 
@@ -137,6 +138,7 @@ def prove_pair(
     tolerance: float = 1e-4,
     threads: int | None = None,
     scratch: Path | None = None,
+    shared: bool = False,
 ) -> Proof:
     """As `prove`, of models that need not stay in memory: what is redrawn takes the place of what was given.
 
@@ -149,6 +151,7 @@ def prove_pair(
         tolerance: "
         threads: "
         scratch: "
+        shared: whether somebody else keeps what is given in memory, so that it need not lie in files.
 
     Raises:
         OSError: see `prove`.
@@ -160,7 +163,7 @@ def prove_pair(
         if before.nbytes <= _SPOOL_FROM_BYTES:
             return before, after
         folder = scratch or Path(tempfile.gettempdir())
-        return before.spooled(folder), after.spooled(folder)
+        return before.spooled(folder, move=not shared), after.spooled(folder, move=not shared)
 
     for draw in range(_DRAWS):
         proof = _prove(spooled, plan, kept, given, seed + draw * _SEED_STEP, tolerance, threads)

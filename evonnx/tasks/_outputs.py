@@ -10,7 +10,8 @@ import numpy as np
 
 from evonnx.errors import ModelError, TaskError
 from evonnx.network import Array
-from evonnx.sessions import input_specs, make_session, run_session
+from evonnx.session_inputs import input_specs
+from evonnx.sessions import make_session, run_session
 from evonnx.task import Batch
 
 CACHE_BYTES = 2**28
