@@ -27,8 +27,7 @@ from evonnx.masks import Masks
 from evonnx.network import Network, network_of
 from evonnx.onnx_io import to_bytes
 from evonnx.resources import count
-from evonnx.session_inputs import input_specs
-from evonnx.sessions import CPU, make_session, run_session
+from evonnx.sessions import CPU, input_specs, make_session, run_session
 from evonnx.speed import SAMPLE_SECONDS, feeds_for, one_sample
 from evonnx.synthesis import sample, solve
 

@@ -19,8 +19,16 @@ import numpy as np
 from evonnx.errors import ModelMemoryError, ScoreError, TaskError
 from evonnx.network import Array
 from evonnx.onnx_io import Detached
-from evonnx.session_inputs import InputSpec, concrete_shape, input_specs
-from evonnx.sessions import CPU, default_threads, make_session, resolve_providers, run_session
+from evonnx.sessions import (
+    CPU,
+    InputSpec,
+    concrete_shape,
+    default_threads,
+    input_specs,
+    make_session,
+    resolve_providers,
+    run_session,
+)
 from evonnx.task import Batch, Detailed, NeedsAncestor, Split, Task
 
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]

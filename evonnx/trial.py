@@ -14,8 +14,7 @@ import onnx_ir as ir
 from evonnx.errors import ModelError
 from evonnx.network import Network
 from evonnx.onnx_io import LOOPS, constant_tensor, detach, subgraphs
-from evonnx.session_inputs import input_specs, random_array
-from evonnx.sessions import LOOP_SECONDS, EndlessError, make_session, run_session
+from evonnx.sessions import LOOP_SECONDS, EndlessError, input_specs, make_session, random_array, run_session
 
 _RANDOM = (
     "RandomNormal",

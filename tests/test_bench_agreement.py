@@ -13,7 +13,7 @@ import onnx.parser
 import pytest
 
 from evonnx import speed
-from evonnx.session_inputs import InputSpec
+from evonnx.sessions import InputSpec
 from evonnx.speed.agreement import compare, fitted, merge
 
 F = np.dtype("f")

@@ -295,7 +295,7 @@ def test_provider_options_reach_onnxruntime(model: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
-    monkeypatch.setattr(sessions, "missing_gpu", lambda: None)
+    monkeypatch.setattr(sessions.making, "missing_gpu", lambda: None)
     sessions.make_session(model, providers="cuda", provider_options=GRAPH_OPTIONS)
     assert seen["providers"] == [CUDA, CPU]
     assert seen["provider_options"] == [{"enable_cuda_graph": "1"}, {}]

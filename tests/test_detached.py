@@ -25,8 +25,7 @@ from evonnx.onnx_io.message import proto_of
 from evonnx.onnx_io.spooling import Spool
 from evonnx.onnx_io.wire import chunks
 from evonnx.proof import proving
-from evonnx.session_inputs import concrete_shape, input_specs, random_array
-from evonnx.sessions import make_session, run_session
+from evonnx.sessions import concrete_shape, input_specs, make_session, random_array, run_session
 from evonnx.steps import compact, compact_file
 
 
@@ -264,7 +263,7 @@ def test_onnxruntime_gets_to_see_weights_if_it_must(monkeypatch: pytest.MonkeyPa
     """Some version may want to read what is only lent."""
     model = detach(_lenet())
     created: list[int] = []
-    create = sessions._create
+    create = sessions.making._create
 
     def refuses_once(*arguments: object) -> object:
         created.append(len(created))
@@ -272,7 +271,7 @@ def test_onnxruntime_gets_to_see_weights_if_it_must(monkeypatch: pytest.MonkeyPa
             raise ModelError("it wants the numbers")
         return create(*arguments)
 
-    monkeypatch.setattr(sessions, "_create", refuses_once)
+    monkeypatch.setattr(sessions.making, "_create", refuses_once)
     session = make_session(model, optimize=False, threads=1)
     feeds = {spec.name: np.ones(concrete_shape(spec), spec.dtype) for spec in input_specs(session)}
     want = run_session(make_session(to_bytes(_lenet()), optimize=False, threads=1), feeds)

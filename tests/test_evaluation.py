@@ -14,7 +14,7 @@ import pytest
 from evonnx.errors import TaskError
 from evonnx.evaluation import default_batch, evaluate
 from evonnx.network import Array
-from evonnx.session_inputs import InputSpec
+from evonnx.sessions import InputSpec
 from evonnx.task import Batch, Loss, Metric, Split
 
 

@@ -98,11 +98,11 @@ def pretending(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
         monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(available))
         monkeypatch.setattr(onnxruntime, "InferenceSession", make)
-        monkeypatch.setattr(sessions, "missing_gpu", lambda: None)
-        sessions._working_devices.cache_clear()
+        monkeypatch.setattr(sessions.making, "missing_gpu", lambda: None)
+        sessions.making._working_devices.cache_clear()
 
     yield install
-    sessions._working_devices.cache_clear()
+    sessions.making._working_devices.cache_clear()
 
 
 def test_a_session_that_silently_fell_back_is_refused(pretending: Any, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_no_session_is_tried_where_there_is_no_gpu(
 
         return SimpleNamespace(cuInit=lambda flags: status, cuDeviceGetCount=counted)
 
-    monkeypatch.setattr(sessions.ctypes, "CDLL", driver)
+    monkeypatch.setattr(sessions.devices.ctypes, "CDLL", driver)
     if reason is None:
         assert sessions.missing_gpu() is None
         return

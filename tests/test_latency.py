@@ -34,8 +34,7 @@ from evonnx.latency.probes import probe_of, probes
 from evonnx.onnx_io import save_model
 from evonnx.report import markdown, read_run
 from evonnx.run_store import read_json
-from evonnx.session_inputs import input_specs
-from evonnx.sessions import CPU, make_session, resolve_providers
+from evonnx.sessions import CPU, input_specs, make_session, resolve_providers
 from evonnx.speed import NodeTime, feeds_for, profile_nodes
 from evonnx.synthesis import sample, solve
 

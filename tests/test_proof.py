@@ -28,8 +28,7 @@ from evonnx.proof.inputs import feed, first_sizes, second_sizes
 from evonnx.proof.judging import POWER, Meeting, Reading, Tally, detail_of, enter, moves_between
 from evonnx.proof.levels import gaps_between, is_finite, sizes_of
 from evonnx.proof.precision import float32_copy, is_low_precision
-from evonnx.session_inputs import InputSpec, random_array
-from evonnx.sessions import make_session, run_session
+from evonnx.sessions import InputSpec, make_session, random_array, run_session
 
 PLANTED = 100
 

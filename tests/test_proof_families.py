@@ -17,7 +17,7 @@ from evonnx.proof import Proof, prove
 from evonnx.proof.calibration import calibration, needs_calibration
 from evonnx.proof.copies import Compared, compared_tensors, redraw, unreactive
 from evonnx.proof.inputs import Source, feed, sources_of
-from evonnx.session_inputs import InputSpec
+from evonnx.sessions import InputSpec
 
 SIZES = {"tokens": dict.fromkeys(("x", "position_ids", "attention_mask"), (2, 10))}
 

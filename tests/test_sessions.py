@@ -11,7 +11,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from evonnx import session_inputs, sessions
+from evonnx import sessions
 from evonnx.errors import ModelError, ProviderError
 
 SMALL = """
@@ -57,7 +57,7 @@ def test_a_provider_that_cannot_run_is_an_error(
     small: bytes, name: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     wanted = sessions.resolve_providers(name)[0]
-    if sessions._working_devices(wanted):
+    if sessions.making._working_devices(wanted):
         pytest.skip(f"{wanted} works here")
     with pytest.raises(ProviderError, match=f"{wanted}.*pip install") as caught:
         sessions.make_session(small, providers=name)
@@ -72,7 +72,7 @@ def test_auto_picks_cuda_where_it_runs(small: bytes, onnxruntime_cuda: str) -> N
 
 def test_auto_says_what_it_picked() -> None:
     picked = sessions.resolve_providers("auto")[0]
-    assert picked == (sessions.CUDA if sessions._working_devices(sessions.CUDA) else sessions.CPU)
+    assert picked == (sessions.CUDA if sessions.making._working_devices(sessions.CUDA) else sessions.CPU)
 
 
 @pytest.mark.parametrize(
@@ -113,12 +113,12 @@ def test_warnings_of_the_c_library_are_seen(small: bytes) -> None:
 
 
 def test_input_specs_and_concrete_shapes(small: bytes) -> None:
-    x, ids = session_inputs.input_specs(sessions.make_session(small, threads=1))
-    assert x == session_inputs.InputSpec("x", ("N", 3, "H", 4), np.dtype(np.float32))
+    x, ids = sessions.input_specs(sessions.make_session(small, threads=1))
+    assert x == sessions.InputSpec("x", ("N", 3, "H", 4), np.dtype(np.float32))
     assert ids.dtype == np.int64
-    assert session_inputs.concrete_shape(x) == (1, 3, 1, 4)
-    assert session_inputs.concrete_shape(x, batch=5) == (5, 3, 1, 4)
-    assert session_inputs.concrete_shape(x, {"H": 7, "N": 2}, batch=5) == (2, 3, 7, 4)
+    assert sessions.concrete_shape(x) == (1, 3, 1, 4)
+    assert sessions.concrete_shape(x, batch=5) == (5, 3, 1, 4)
+    assert sessions.concrete_shape(x, {"H": 7, "N": 2}, batch=5) == (2, 3, 7, 4)
 
 
 @pytest.mark.parametrize(
@@ -133,14 +133,12 @@ def test_input_specs_and_concrete_shapes(small: bytes) -> None:
     ],
 )
 def test_random_arrays_stay_in_range(dtype: str, low: int, high: int) -> None:
-    spec = session_inputs.InputSpec("x", (50, 40), np.dtype(dtype))
-    one = session_inputs.random_array(spec, (50, 40), np.random.default_rng(1), scale=10.0)
+    spec = sessions.InputSpec("x", (50, 40), np.dtype(dtype))
+    one = sessions.random_array(spec, (50, 40), np.random.default_rng(1), scale=10.0)
     assert one.dtype == spec.dtype
     assert one.shape == (50, 40)
     assert low <= one.astype(np.float64).min() < one.astype(np.float64).max() <= high
-    assert np.array_equal(
-        one, session_inputs.random_array(spec, (50, 40), np.random.default_rng(1), scale=10.0)
-    )
+    assert np.array_equal(one, sessions.random_array(spec, (50, 40), np.random.default_rng(1), scale=10.0))
 
 
 def test_importing_sessions_leaves_onnxruntime_alone() -> None:

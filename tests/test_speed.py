@@ -13,7 +13,7 @@ import pytest
 
 from evonnx import speed
 from evonnx.errors import ModelError, ProviderError
-from evonnx.session_inputs import InputSpec
+from evonnx.sessions import InputSpec
 
 
 class FakeMachine:

@@ -29,8 +29,7 @@ from evonnx.mating import Lifted, Refusal, choose_mates, join, lift, live_cluste
 from evonnx.network import Network, load_network
 from evonnx.onnx_io import detach
 from evonnx.run_store import COMPACT_FILE, Row, generation_name
-from evonnx.session_inputs import input_specs, random_array
-from evonnx.sessions import make_session, run_session
+from evonnx.sessions import input_specs, make_session, random_array, run_session
 from evonnx.steps import write_checked
 
 SIBLING = "sibling-"

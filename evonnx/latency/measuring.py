@@ -25,8 +25,7 @@ from evonnx.genome import Encoding
 from evonnx.latency.fitting import Timing, fit_layers, fit_rest
 from evonnx.latency.probes import Probe, probe_of, probes
 from evonnx.network import Array, Network
-from evonnx.session_inputs import input_specs
-from evonnx.sessions import CPU, make_session, run_session
+from evonnx.sessions import CPU, input_specs, make_session, run_session
 from evonnx.speed import Clock, NodeTime, feeds_for, profile_nodes, take_turns
 
 LEVELS = (0.9, 0.75, 0.62, 0.52, 0.43, 0.35, 0.28, 0.2)

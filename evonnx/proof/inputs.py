@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto
 
 from evonnx.network import Array
-from evonnx.session_inputs import InputSpec, random_array
+from evonnx.sessions import InputSpec, random_array
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Concrete shape by input name."""

@@ -20,8 +20,7 @@ from evonnx.proof.inputs import Shapes, Source, feed, first_sizes, has_dynamic_a
 from evonnx.proof.judging import Meeting, Reading, Tally, enter, moves_between
 from evonnx.proof.levels import Floats
 from evonnx.proof.rounding import nudged_inputs, nudged_weights
-from evonnx.session_inputs import input_specs
-from evonnx.sessions import give_back_memory, make_session, run_session
+from evonnx.sessions import give_back_memory, input_specs, make_session, run_session
 
 _ALONE_FROM_BYTES = 1 << 30
 """Weights of a model that runs while no session has copies of weights but its own."""

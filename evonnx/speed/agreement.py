@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from evonnx.network import Array
-from evonnx.session_inputs import InputSpec
+from evonnx.sessions import InputSpec
 from evonnx.speed.records import OutputAgreement
 
 CHECK_EXAMPLES = 16

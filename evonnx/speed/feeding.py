@@ -9,7 +9,7 @@ import numpy as np
 
 from evonnx.errors import ModelError
 from evonnx.network import Array
-from evonnx.session_inputs import InputSpec, concrete_shape, random_array
+from evonnx.sessions import InputSpec, concrete_shape, random_array
 
 
 def feeds_for(

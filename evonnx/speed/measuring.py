@@ -13,12 +13,13 @@ import numpy as np
 from evonnx.errors import ModelError
 from evonnx.network import Array
 from evonnx.onnx_io import has_loops
-from evonnx.session_inputs import InputSpec, input_specs
 from evonnx.sessions import (
     CPU,
     LOOP_SECONDS,
     EndlessError,
+    InputSpec,
     default_threads,
+    input_specs,
     make_session,
     placement,
     resolve_providers,

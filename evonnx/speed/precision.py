@@ -16,9 +16,7 @@ import numpy as np
 
 from evonnx.errors import ModelError
 from evonnx.network import Array
-from evonnx.session_inputs import input_specs
-from evonnx.session_log import captured_stderr, clean_message
-from evonnx.sessions import CPU, make_session
+from evonnx.sessions import CPU, captured_stderr, clean_message, input_specs, make_session
 from evonnx.speed.feeding import feeds_for
 
 Precision = Literal["fp32", "fp16", "int8"]

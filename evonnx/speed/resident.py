@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from evonnx.session_inputs import input_specs
-from evonnx.sessions import CPU, make_session, probe_model, run_session
+from evonnx.sessions import CPU, input_specs, make_session, probe_model, run_session
 from evonnx.speed.feeding import feeds_for
 
 RUNS = 3

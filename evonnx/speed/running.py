@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from evonnx.network import Array
-from evonnx.session_log import clean_message
-from evonnx.sessions import CPU, placement, run_session
+from evonnx.sessions import CPU, clean_message, placement, run_session
 from evonnx.speed.binding import DEVICES, GRAPH_OPTIONS, Run, bound_run, plain_run
 from evonnx.speed.placing import why_no_graph
 from evonnx.speed.records import Copies

@@ -10,8 +10,7 @@ import numpy as np
 
 from evonnx.errors import ModelError, TaskError
 from evonnx.network import Array
-from evonnx.session_inputs import input_specs
-from evonnx.sessions import make_session, run_session
+from evonnx.sessions import input_specs, make_session, run_session
 from evonnx.task import Batch
 
 CACHE_BYTES = 2**28

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from evonnx.network import Array, load_network
-from evonnx.session_inputs import input_specs
-from evonnx.sessions import make_session, run_session
+from evonnx.sessions import input_specs, make_session, run_session
 from evonnx.task import Batch, Detailed, Metric, NeedsAncestor, Split, Task
 from evonnx.tasks import check_protocol
 

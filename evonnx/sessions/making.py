@@ -9,50 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import io
 import os
-import re
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from evonnx.errors import ModelError, ModelMemoryError, ProviderError
+from evonnx.errors import ModelError, ProviderError
 from evonnx.lending import Loan
-from evonnx.network import Array
 from evonnx.onnx_io import Detached
-from evonnx.session_log import captured_stderr, clean_message, log_lines
-
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
-TENSORRT = "TensorrtExecutionProvider"
-
-_SHORT_NAMES: Mapping[str, tuple[str, ...]] = {
-    "cpu": (CPU,),
-    "cuda": (CUDA, CPU),
-    "tensorrt": (TENSORRT, CUDA, CPU),
-}
-
-_INSTALL = {
-    CUDA: "It needs an NVIDIA GPU with its driver, and `pip install 'evonnx[gpu]'` (onnxruntime-gpu with its "
-    "CUDA and cuDNN libraries)",
-    TENSORRT: "It needs an NVIDIA GPU with its driver, `pip install 'evonnx[gpu]'` and the TensorRT "
-    "libraries on the loader's path",
-}
-
-_NO_MEMORY = re.compile(r"bad.alloc|allocate memory|out of memory", re.IGNORECASE)
-"""As onnxruntime's arena, C++'s allocator and CUDA say it."""
-
-
-LOOP_SECONDS = 20.0
-"""What one example may take of a model that loops."""
-
-
-class EndlessError(ModelError):
-    """A run did not end in the time that it was given."""
+from evonnx.sessions.devices import CPU, CUDA, INSTALL, SHORT_NAMES, TENSORRT, missing_gpu, preload
+from evonnx.sessions.log import captured_stderr, clean_message, log_lines
+from evonnx.sessions.running import run_session
 
 
 def default_threads() -> int:
@@ -174,18 +144,18 @@ def _create_on_device(
         has = ", ".join(ort.get_available_providers())
         raise ProviderError(
             f"{wanted[0]} is not part of the installed onnxruntime {ort.__version__} (it has {has}). "
-            f"{_INSTALL.get(wanted[0], 'Install a build that has it')}."
+            f"{INSTALL.get(wanted[0], 'Install a build that has it')}."
         )
     if wanted[0] in (CUDA, TENSORRT) and (reason := missing_gpu()):
         # Older onnxruntimes crash where there are CUDA's libraries, but no GPU.
         raise ProviderError(
-            f"{wanted[0]} was asked for and cannot run here: {reason}. {_INSTALL[wanted[0]]}; or use "
+            f"{wanted[0]} was asked for and cannot run here: {reason}. {INSTALL[wanted[0]]}; or use "
             "--provider cpu."
         )
     error: ModelError | None = None
     session = None
     with captured_stderr() as log:
-        _preload(ort)
+        preload(ort)
         try:
             session = _create(ort, source, options, wanted, given, label)
         except ModelError as caught:
@@ -198,29 +168,8 @@ def _create_on_device(
     why = said[0] if said else (str(error) if error is not None else "onnxruntime gave no reason")
     raise ProviderError(
         f"{wanted[0]} was asked for and cannot run here: {why.rstrip('.')}. "
-        f"{_INSTALL.get(wanted[0], 'Install what it needs')}; or use --provider cpu."
+        f"{INSTALL.get(wanted[0], 'Install what it needs')}; or use --provider cpu."
     )
-
-
-def missing_gpu() -> str | None:
-    """Why NVIDIA's driver can't be used here; None: it can."""
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(library)
-    except OSError:
-        return f"NVIDIA's driver ({library}) is not installed"
-    count = ctypes.c_int(0)
-    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    if status:
-        return f"NVIDIA's driver reports error {status}"
-    return None if count.value else "NVIDIA's driver sees no GPU"
-
-
-def _preload(ort: Any) -> None:
-    """Find the CUDA libraries that pip installed beside onnxruntime; it prints to stdout, which is ours."""
-    if hasattr(ort, "preload_dlls"):
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(OSError):
-            ort.preload_dlls()
 
 
 @lru_cache(maxsize=4)
@@ -260,9 +209,9 @@ def resolve_providers(providers: str | Sequence[str]) -> tuple[str, ...]:
         import onnxruntime as ort
 
         usable = CUDA in ort.get_available_providers() and bool(_working_devices(CUDA))
-        return _SHORT_NAMES["cuda" if usable else "cpu"]
-    if providers in _SHORT_NAMES:
-        return _SHORT_NAMES[providers]
+        return SHORT_NAMES["cuda" if usable else "cpu"]
+    if providers in SHORT_NAMES:
+        return SHORT_NAMES[providers]
     if providers.endswith("ExecutionProvider"):
         return (providers, CPU) if providers != CPU else (CPU,)
     raise ProviderError(f"Unknown execution provider {providers!r}; use auto, cpu, cuda or tensorrt.")
@@ -278,88 +227,6 @@ def working_providers(wanted: str) -> tuple[str, ...]:
     if providers != (CPU,):
         make_session(probe_model(), threads=1, providers=providers)
     return providers
-
-
-def placement(session: Any) -> dict[str, list[str]] | None:
-    """Which provider executes which node of the optimised graph.
-
-    Returns:
-        {provider: ["name (OpType)", ...]}; None where the installed onnxruntime does not report it.
-    """
-    report = getattr(session, "get_provider_graph_assignment_info", None)
-    if report is None:
-        return None
-    nodes: dict[str, list[str]] = {}
-    for part in report():
-        labels = [f"{node.name} ({node.op_type})" if node.name else node.op_type for node in part.get_nodes()]
-        nodes.setdefault(part.ep_name, []).extend(labels)
-    return nodes
-
-
-def run_session(
-    session: Any,
-    feeds: Mapping[str, Array],
-    outputs: Sequence[str] | None = None,
-    seconds: float | None = None,
-) -> dict[str, Array]:
-    """Run once; outputs by name.
-
-    Args:
-        session: to run.
-        feeds: inputs by name.
-        outputs: names; None: all.
-        seconds: after which the run is ended, once the node that is running has; None: whenever it is done.
-
-    Raises:
-        EndlessError: it took too long.
-        ModelMemoryError: there is not enough memory.
-        ModelError: onnxruntime fails otherwise, with its own words.
-    """
-    names = list(outputs) if outputs is not None else [output.name for output in session.get_outputs()]
-    ended = threading.Event()
-    try:
-        with _ended_after(seconds, ended) as options:
-            values = session.run(names, dict(feeds), *options)
-    except Exception as error:  # onnxruntime's classes share no base but Exception
-        if ended.is_set():
-            raise EndlessError(
-                f"The model does not end within {seconds:.0f} s. Look for a Loop that "
-                "runs very often, or give smaller inputs with --input-shape."
-            ) from error
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in feeds.items())
-        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-            raise ModelMemoryError(
-                f"There is not enough memory to run the model on {shapes}. Run less at a time, or close what "
-                "else takes memory."
-            ) from error
-        raise ModelError(
-            f"onnxruntime cannot run the model on {shapes}: {clean_message(error)}. Where these sizes were "
-            "assumed for open dimensions, give ones the model accepts with --input-shape NAME=1,3,224,224."
-        ) from error
-    return dict(zip(names, values, strict=True))
-
-
-@contextlib.contextmanager
-def _ended_after(seconds: float | None, ended: threading.Event) -> Iterator[tuple[Any, ...]]:
-    """onnxruntime's options, if any, for a run ended from outside; `ended` is set when that was done."""
-    if seconds is None:
-        yield ()
-        return
-    import onnxruntime as ort
-
-    options = ort.RunOptions()
-
-    def end() -> None:
-        ended.set()
-        options.terminate = True
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield (options,)
-    finally:
-        timer.cancel()
 
 
 def load_warnings(model: str | os.PathLike[str] | bytes | Detached) -> list[str]:
