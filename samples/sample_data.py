@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from evonnx.durable import write_whole
 from evonnx.errors import EvonnxError
-from evonnx.tasks._arrays import GIB, read_cifar10, read_idx, read_npz, read_stl10
+from evonnx.tasks.data.arrays import GIB, read_cifar10, read_idx, read_npz, read_stl10
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sound_support import noise, tone
 from transformers import audio_utils
 
-from evonnx.tasks.sound import features as module
-from evonnx.tasks.sound.features import (
+from evonnx.tasks.data.sound import features as module
+from evonnx.tasks.data.sound.features import (
     Features,
     Logarithm,
     MelBands,

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from sound_support import noise, tone, write
 
 from evonnx.errors import TaskError
-from evonnx.tasks.sound import recordings
-from evonnx.tasks.sound.clips import Clip, of_numbers
-from evonnx.tasks.sound.recordings import read_clip
+from evonnx.tasks.data.sound import recordings
+from evonnx.tasks.data.sound.clips import Clip, of_numbers
+from evonnx.tasks.data.sound.recordings import read_clip
 
 LIMIT = 2**30
 EVERYTHING = Clip(10**6)

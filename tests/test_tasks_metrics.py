@@ -14,8 +14,8 @@ from evonnx.evaluation import evaluate
 from evonnx.network import load_network
 from evonnx.tasks import find_task
 from evonnx.tasks._outputs import ModelOutputs
-from evonnx.tasks._splits import hold_out
 from evonnx.tasks._synthetic import smooth_noise
+from evonnx.tasks.data.splits import hold_out
 from evonnx.tasks.distillation import DistillationTask
 from evonnx.tasks.metrics import ACCURACY, AGREEMENT, Accuracy, Agreement, scores_per_class, top_classes
 from evonnx.testing import tiny_classifier

@@ -17,9 +17,9 @@ from evonnx.evaluation import evaluate
 from evonnx.network import load_network
 from evonnx.task import Batch, Target
 from evonnx.tasks import load_task
-from evonnx.tasks.sound import recordings
-from evonnx.tasks.sound.clips import Clip
-from evonnx.tasks.sound.features import Features, Logarithm, MelBands, Spectrum
+from evonnx.tasks.data.sound import recordings
+from evonnx.tasks.data.sound.clips import Clip
+from evonnx.tasks.data.sound.features import Features, Logarithm, MelBands, Spectrum
 from evonnx.testing import TaskContract
 from evonnx.testing.models import save
 from evonnx_training.augmentation import TimeShift, read_augmentation

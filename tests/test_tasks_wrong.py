@@ -21,7 +21,7 @@ from test_tasks import flat_model, two_inputs, write_idx, write_image_folder
 from evonnx.errors import TaskError
 from evonnx.network import load_network
 from evonnx.tasks import load_task, read_task_file
-from evonnx.tasks._arrays import read_idx, read_npz, read_stl10
+from evonnx.tasks.data.arrays import read_idx, read_npz, read_stl10
 from evonnx.testing import tiny_classifier
 from evonnx.testing.models import save
 

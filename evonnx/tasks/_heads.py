@@ -12,16 +12,16 @@ import numpy as np
 from evonnx.errors import TaskError
 from evonnx.network import Array, Network
 from evonnx.task import Metric, Term
-from evonnx.tasks._geometry import read_geometry
-from evonnx.tasks._images import ImageFolder
-from evonnx.tasks._inputs import VALUE_KEYS, GraphInput, check_finite, image_size, prepare
-from evonnx.tasks._reading import Placed
-from evonnx.tasks._rows import COLUMN_KEYS
 from evonnx.tasks._settings import Settings
-from evonnx.tasks._sources import ArrayExamples, Source, as_labels
-from evonnx.tasks._splits import Feed
-from evonnx.tasks._tables import Column
 from evonnx.tasks._values import NAMES, Errors, Guess, metric_of
+from evonnx.tasks.data.geometry import read_geometry
+from evonnx.tasks.data.images import ImageFolder
+from evonnx.tasks.data.inputs import VALUE_KEYS, GraphInput, check_finite, image_size, prepare
+from evonnx.tasks.data.reading import Placed
+from evonnx.tasks.data.rows import COLUMN_KEYS
+from evonnx.tasks.data.sources import ArrayExamples, Source, as_labels
+from evonnx.tasks.data.splits import Feed
+from evonnx.tasks.data.tables import Column
 from evonnx.tasks.metrics import ACCURACY, Accuracy, scores_per_class
 
 VALUE_LOSSES = ("mse", "l1", "huber")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from evonnx.network import Array, Network
 from evonnx.onnx_io import constant_tensor
-from evonnx.tasks._inputs import GraphInput
+from evonnx.tasks.data.inputs import GraphInput
 
 _SIGNAL_LENGTH = 64
 _COARSEST = 4

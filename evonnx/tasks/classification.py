@@ -11,7 +11,8 @@ import numpy as np
 from evonnx.errors import TaskError
 from evonnx.network import Array, Network
 from evonnx.task import Batch, Loss, Split
-from evonnx.tasks._inputs import (
+from evonnx.tasks._settings import Settings
+from evonnx.tasks.data.inputs import (
     GraphInput,
     check_finite,
     fitted,
@@ -21,7 +22,7 @@ from evonnx.tasks._inputs import (
     sound_plan,
     task_settings,
 )
-from evonnx.tasks._reading import (
+from evonnx.tasks.data.reading import (
     DATA_KEYS,
     SPLITS,
     Placed,
@@ -31,10 +32,9 @@ from evonnx.tasks._reading import (
     memory_limit,
     sounds_among,
 )
-from evonnx.tasks._rows import RowReader, Rows
-from evonnx.tasks._settings import Settings
-from evonnx.tasks._sources import Reader, Source, as_labels
-from evonnx.tasks._splits import DEFAULT_SHARE, Feed, Part, complete, describe_parts, in_batches
+from evonnx.tasks.data.rows import RowReader, Rows
+from evonnx.tasks.data.sources import Reader, Source, as_labels
+from evonnx.tasks.data.splits import DEFAULT_SHARE, Feed, Part, complete, describe_parts, in_batches
 from evonnx.tasks.metrics import ACCURACY, Accuracy, scores_per_class
 
 _SHOWN_CLASSES = 12
@@ -46,16 +46,16 @@ KEYS = (*DATA_KEYS, "output", "label", "classes", "class_names")
 
 class ClassificationTask:
     """Data from .npz, .csv, IDX, CIFAR-10 and STL-10 binary files, image or sound folders; see
-    `evonnx.tasks._sources` for how to name them, and `_rows` for columns and several inputs.
+    `evonnx.tasks.data.sources` for how to name them, and `data.rows` for columns and several inputs.
 
     Keys of [task]: train, validation, test (at least one; a seeded `validation_share` of train, 0.1 by
     default, is kept apart for each of validation and test that is missing); `seed` of that share; inputs
     become (x / scale - mean) / std, with scale 255 for uint8 data and 1 for other, in the order that
     `channel_order` says, "rgb" or "bgr"; `layout` of the data, "nchw" or "nhwc"; pictures are resized and cut
-    by `resize`, `crop` and `interpolation` (see `_geometry`), towards `size` [height, width] where the graph
-    leaves it open; [task.audio] says how sounds are read (see `sound.plan`); [task.inputs.NAME] says any of
-    this, and which `column` or `columns`, of one input; `label`, the column of classes; `output`, the graph
-    output with scores per class (default: the first); `classes`, their number, where the graph does not say
+    by `resize`, `crop` and `interpolation` (see `data.geometry`), towards `size` [height, width] where the
+    graph leaves it open; [task.audio] says how sounds are read (see `data.sound.plan`); [task.inputs.NAME]
+    says any of this, and which `column` or `columns`, of one input; `label`, the column of classes;
+    `output`, the graph output with scores per class (default: the first); `classes`, their number, where the graph does not say
     it; `class_names`, the class folders, or the names in a .csv file's column, in class order (folders by
     default: numbers as they are, else names as they are sorted); `memory_gib`, what one file may take in
     memory (default 4).

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from evonnx.errors import TaskError
 from evonnx.network import Array, Network
 from evonnx.task import Batch, Loss, Split
-from evonnx.tasks._inputs import (
+from evonnx.tasks._outputs import CACHE_BYTES, KeyedBatch, ModelOutputs
+from evonnx.tasks._settings import Settings
+from evonnx.tasks._synthetic import is_sampling_rate, plan_input
+from evonnx.tasks.data.inputs import (
     PREPARATION_KEYS,
     GraphInput,
     check_finite,
@@ -27,13 +30,10 @@ from evonnx.tasks._inputs import (
     sound_plan,
     task_settings,
 )
-from evonnx.tasks._outputs import CACHE_BYTES, KeyedBatch, ModelOutputs
-from evonnx.tasks._reading import SPLITS, Placed, input_feed, input_tables, memory_limit, sounds_among
-from evonnx.tasks._rows import RowReader
-from evonnx.tasks._settings import Settings
-from evonnx.tasks._sources import Reader, Source
-from evonnx.tasks._splits import DEFAULT_SHARE, Feed, Part, complete, describe_parts, in_batches
-from evonnx.tasks._synthetic import is_sampling_rate, plan_input
+from evonnx.tasks.data.reading import SPLITS, Placed, input_feed, input_tables, memory_limit, sounds_among
+from evonnx.tasks.data.rows import RowReader
+from evonnx.tasks.data.sources import Reader, Source
+from evonnx.tasks.data.splits import DEFAULT_SHARE, Feed, Part, complete, describe_parts, in_batches
 from evonnx.tasks.metrics import AGREEMENT, Agreement
 
 SIZES: Mapping[Split, tuple[int, int]] = {

@@ -22,12 +22,12 @@ from evonnx.tasks._heads import (
     ValueHead,
     ValueLoss,
 )
-from evonnx.tasks._inputs import task_settings
-from evonnx.tasks._reading import DATA_KEYS, PartReader, Placed
 from evonnx.tasks._settings import Settings
-from evonnx.tasks._splits import Feed, describe_parts, in_batches
-from evonnx.tasks._tables import Column
 from evonnx.tasks._values import NAMES, Guess
+from evonnx.tasks.data.inputs import task_settings
+from evonnx.tasks.data.reading import DATA_KEYS, PartReader, Placed
+from evonnx.tasks.data.splits import Feed, describe_parts, in_batches
+from evonnx.tasks.data.tables import Column
 
 KEYS = (*DATA_KEYS, *COMMON_KEYS, "output", "outputs", "score")
 """Keys of [task], beside `kind`."""
@@ -42,8 +42,8 @@ class RegressionTask:
 
     Keys of [task], defaults in brackets:
 
-    data: train, validation, test (at least one; see `_rows`), `validation_share` [0.1] and `seed` [0] of what
-    is kept apart of train, `memory_gib` [4]; inputs are prepared by `scale`, `mean`, `std`, `layout`,
+    data: train, validation, test (at least one; see `data.rows`), `validation_share` [0.1] and `seed` [0] of
+    what is kept apart of train, `memory_gib` [4]; inputs are prepared by `scale`, `mean`, `std`, `layout`,
     `channel_order`, `size`, `resize`, `crop`, `interpolation` and `audio`, for all inputs or in
     [task.inputs.NAME], where `column` or `columns` name what an input reads.
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from evonnx.errors import TaskError
 from evonnx.network import Array, Network
 from evonnx.task import Batch, Loss, Metric, Split, Target, Term
-from evonnx.tasks._geometry import read_geometry
-from evonnx.tasks._inputs import GraphInput, Preparation, image_size, task_settings
-from evonnx.tasks._label_maps import LabelMaps, Legend
-from evonnx.tasks._reading import DATA_KEYS, PartReader, Placed
 from evonnx.tasks._settings import Settings
-from evonnx.tasks._splits import Feed, describe_parts, in_batches
-from evonnx.tasks._tables import Column
-from evonnx.tasks.sound.plan import AUDIO
+from evonnx.tasks.data.geometry import read_geometry
+from evonnx.tasks.data.inputs import GraphInput, Preparation, image_size, task_settings
+from evonnx.tasks.data.label_maps import LabelMaps, Legend
+from evonnx.tasks.data.reading import DATA_KEYS, PartReader, Placed
+from evonnx.tasks.data.sound.plan import AUDIO
+from evonnx.tasks.data.splits import Feed, describe_parts, in_batches
+from evonnx.tasks.data.tables import Column
 
 KEYS = (
     *DATA_KEYS,

@@ -26,7 +26,7 @@ from sample_graph import Graph  # noqa: E402
 from sample_training import CIFAR10, ancestor, as_asked, report, training_options  # noqa: E402
 
 from evonnx.errors import EvonnxError  # noqa: E402
-from evonnx.tasks._arrays import read_npz  # noqa: E402
+from evonnx.tasks.data.arrays import read_npz  # noqa: E402
 
 STAGES = ((1, 16), (2, 32), (3, 64))
 """Number and channels; the second and third start by halving rows and columns."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evonnx.errors import TaskError
-from evonnx.tasks._images import is_image, opened_image
 from evonnx.tasks._settings import Settings
+from evonnx.tasks.data.images import is_image, opened_image
 from evonnx.tasks.detection.labels import NOTHING, Objects, Vocabulary, read_kitti, read_yolo
 
 LAYOUTS = {"image_2": "label_2", "images": "labels"}

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from evonnx.errors import TaskError
 from evonnx.network import Array, Network
 from evonnx.task import Batch, Metric, Split
-from evonnx.tasks._geometry import Geometry
-from evonnx.tasks._images import Files, ImageFolder
-from evonnx.tasks._inputs import GraphInput, image_size, only_input, prepare, task_settings
 from evonnx.tasks._settings import Settings
-from evonnx.tasks._sources import Source
-from evonnx.tasks._splits import DEFAULT_SHARE, Feed, Part, complete, describe_parts, in_batches
+from evonnx.tasks.data.geometry import Geometry
+from evonnx.tasks.data.images import Files, ImageFolder
+from evonnx.tasks.data.inputs import GraphInput, image_size, only_input, prepare, task_settings
+from evonnx.tasks.data.sources import Source
+from evonnx.tasks.data.splits import DEFAULT_SHARE, Feed, Part, complete, describe_parts, in_batches
 from evonnx.tasks.detection.grid import between
 from evonnx.tasks.detection.heads import keys_of, make_head
 from evonnx.tasks.detection.labels import Objects, Vocabulary

@@ -10,10 +10,11 @@ import numpy as np
 from evonnx.errors import TaskError
 from evonnx.network import Network
 from evonnx.task import Split
-from evonnx.tasks._arrays import GIB
-from evonnx.tasks._geometry import read_geometry
-from evonnx.tasks._images import ImageFolder
-from evonnx.tasks._inputs import (
+from evonnx.tasks._settings import Settings
+from evonnx.tasks.data.arrays import GIB
+from evonnx.tasks.data.geometry import read_geometry
+from evonnx.tasks.data.images import ImageFolder
+from evonnx.tasks.data.inputs import (
     PREPARATION_KEYS,
     GraphInput,
     check_finite,
@@ -24,13 +25,12 @@ from evonnx.tasks._inputs import (
     prepare,
     sound_plan,
 )
-from evonnx.tasks._rows import COLUMN_KEYS, RowReader
-from evonnx.tasks._settings import Settings
-from evonnx.tasks._sources import ArrayExamples, Source
-from evonnx.tasks._splits import DEFAULT_SHARE, Feed, Part, complete
-from evonnx.tasks._tables import Column
-from evonnx.tasks.sound.examples import FileWaves, SoundExamples
-from evonnx.tasks.sound.plan import AUDIO
+from evonnx.tasks.data.rows import COLUMN_KEYS, RowReader
+from evonnx.tasks.data.sound.examples import FileWaves, SoundExamples
+from evonnx.tasks.data.sound.plan import AUDIO
+from evonnx.tasks.data.sources import ArrayExamples, Source
+from evonnx.tasks.data.splits import DEFAULT_SHARE, Feed, Part, complete
+from evonnx.tasks.data.tables import Column
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 DATA_KEYS = (*SPLITS, "validation_share", "seed", "memory_gib", "inputs", *PREPARATION_KEYS)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from evonnx.errors import TaskError
 from evonnx.network import Array
 from evonnx.task import Split
-from evonnx.tasks._inputs import Preparation
-from evonnx.tasks._sources import Examples, Source
-from evonnx.tasks.sound.examples import SoundExamples
+from evonnx.tasks.data.inputs import Preparation
+from evonnx.tasks.data.sound.examples import SoundExamples
+from evonnx.tasks.data.sources import Examples, Source
 
 DEFAULT_SHARE = 0.1
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from evonnx.errors import TaskError
 from evonnx.network import Array, Network
-from evonnx.tasks._geometry import FittedArrays, read_geometry
-from evonnx.tasks._images import require_pillow
 from evonnx.tasks._settings import Settings
-from evonnx.tasks._sources import ArrayExamples, Source
-from evonnx.tasks.sound.examples import SoundExamples, array_waves
-from evonnx.tasks.sound.plan import AUDIO, SoundPlan, read_plan
+from evonnx.tasks.data.geometry import FittedArrays, read_geometry
+from evonnx.tasks.data.images import require_pillow
+from evonnx.tasks.data.sound.examples import SoundExamples, array_waves
+from evonnx.tasks.data.sound.plan import AUDIO, SoundPlan, read_plan
+from evonnx.tasks.data.sources import ArrayExamples, Source
 
 LAYOUTS = ("nchw", "nhwc")
 CHANNEL_ORDERS = ("rgb", "bgr")

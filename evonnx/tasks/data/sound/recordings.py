@@ -13,8 +13,8 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from evonnx.errors import TaskError
-from evonnx.tasks._arrays import check_size
-from evonnx.tasks.sound.clips import Clip, Wave
+from evonnx.tasks.data.arrays import check_size
+from evonnx.tasks.data.sound.clips import Clip, Wave
 from evonnx.untrusted import fault_of_file
 
 SUFFIXES = frozenset(

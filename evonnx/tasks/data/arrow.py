@@ -20,8 +20,8 @@ import numpy as np
 
 from evonnx.errors import TaskError
 from evonnx.network import Array
-from evonnx.tasks._arrays import check_size
-from evonnx.tasks._images import opened_image
+from evonnx.tasks.data.arrays import check_size
+from evonnx.tasks.data.images import opened_image
 from evonnx.untrusted import fault_of_file
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
@@ -112,7 +112,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ArrowTable:
-    """See `_tables.Table`."""
+    """See `tables.Table`."""
 
     path: Path
     files: tuple[Path, ...]
@@ -175,7 +175,7 @@ class ArrowTable:
 
 @dataclass(frozen=True)
 class Cells:
-    """Pictures or sounds as bytes in a column; see `_images.Pictures`."""
+    """Pictures or sounds as bytes in a column; see `images.Pictures`."""
 
     chunks: Sequence[Any]
     label: str

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from evonnx.errors import TaskError
 from evonnx.network import Array
-from evonnx.tasks._geometry import Geometry
-from evonnx.tasks._images import CACHE_BYTES
-from evonnx.tasks._tables import Column
+from evonnx.tasks.data.geometry import Geometry
+from evonnx.tasks.data.images import CACHE_BYTES
+from evonnx.tasks.data.tables import Column
 
 Labels = NDArray[np.int64]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from evonnx.errors import TaskError
 from evonnx.network import Array
-from evonnx.tasks._geometry import Geometry
+from evonnx.tasks.data.geometry import Geometry
 
 IMAGE_SUFFIXES = frozenset(
     (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")

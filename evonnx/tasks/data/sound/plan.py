@@ -9,11 +9,19 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from evonnx.errors import TaskError
-from evonnx.tasks._arrays import check_size
 from evonnx.tasks._settings import Settings
-from evonnx.tasks.sound.clips import Clip, Gain, Keep, Wave
-from evonnx.tasks.sound.features import WINDOWS, Features, Logarithm, LogKind, MelBands, MelScale, Spectrum
-from evonnx.tasks.sound.recordings import LARGEST_RATE
+from evonnx.tasks.data.arrays import check_size
+from evonnx.tasks.data.sound.clips import Clip, Gain, Keep, Wave
+from evonnx.tasks.data.sound.features import (
+    WINDOWS,
+    Features,
+    Logarithm,
+    LogKind,
+    MelBands,
+    MelScale,
+    Spectrum,
+)
+from evonnx.tasks.data.sound.recordings import LARGEST_RATE
 
 AUDIO = "audio"
 """Of [task], or of [task.inputs.NAME]."""

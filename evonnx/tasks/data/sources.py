@@ -27,13 +27,13 @@ from numpy.typing import NDArray
 from evonnx.errors import TaskError
 from evonnx.network import Array
 from evonnx.task import Split
-from evonnx.tasks._arrays import read_cifar10, read_idx, read_npz, read_stl10
-from evonnx.tasks._geometry import read_geometry
-from evonnx.tasks._images import Files, ImageFolder, class_folders, is_image, label_names
 from evonnx.tasks._settings import Settings
-from evonnx.tasks.sound.examples import FileWaves, SoundExamples
-from evonnx.tasks.sound.plan import SoundPlan
-from evonnx.tasks.sound.recordings import is_sound
+from evonnx.tasks.data.arrays import read_cifar10, read_idx, read_npz, read_stl10
+from evonnx.tasks.data.geometry import read_geometry
+from evonnx.tasks.data.images import Files, ImageFolder, class_folders, is_image, label_names
+from evonnx.tasks.data.sound.examples import FileWaves, SoundExamples
+from evonnx.tasks.data.sound.plan import SoundPlan
+from evonnx.tasks.data.sound.recordings import is_sound
 
 STL10_IMAGES, STL10_LABELS = "_X.bin", "_y.bin"
 """How names of STL-10's binary files end."""

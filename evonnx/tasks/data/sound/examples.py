@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from evonnx.errors import TaskError
 from evonnx.network import Array
-from evonnx.tasks._images import CACHE_BYTES
-from evonnx.tasks.sound.clips import Wave, of_numbers
-from evonnx.tasks.sound.plan import SoundPlan
-from evonnx.tasks.sound.recordings import Recordings, read_clip, require_soundfile
+from evonnx.tasks.data.images import CACHE_BYTES
+from evonnx.tasks.data.sound.clips import Wave, of_numbers
+from evonnx.tasks.data.sound.plan import SoundPlan
+from evonnx.tasks.data.sound.recordings import Recordings, read_clip, require_soundfile
 
 
 class Waves(Protocol):

@@ -1,5 +1,5 @@
 """Files with named columns, one row per example: .npz (one array per column), .csv or .tsv (a line of names,
-then numbers), and Arrow data (see `_arrow`)."""
+then numbers), and Arrow data (see `arrow`)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 
 from evonnx.errors import TaskError
 from evonnx.network import Array
-from evonnx.tasks._arrays import npz_names, read_npz
-from evonnx.tasks._arrow import is_arrow, open_arrow
-from evonnx.tasks._images import Pictures
+from evonnx.tasks.data.arrays import npz_names, read_npz
+from evonnx.tasks.data.arrow import is_arrow, open_arrow
+from evonnx.tasks.data.images import Pictures
 from evonnx.untrusted import fault_of_file
 
 Column = Array | Pictures

@@ -2,7 +2,7 @@
 
 A split is written as
 
-    train = "train.npz"                                     or .csv, .tsv, .parquet: see `_tables`
+    train = "train.npz"                                     or .csv, .tsv, .parquet: see `tables`
     train = "data/train"                                    a folder of Hugging Face's save_to_disk; or
                                                             "data", where it has a split of that name
     train = ["part1.npz", "part2.npz"]                      their rows in order
@@ -25,9 +25,9 @@ import numpy as np
 
 from evonnx.errors import TaskError
 from evonnx.task import Split
-from evonnx.tasks._images import Files, Pictures, is_image, require_pillow
 from evonnx.tasks._settings import Settings
-from evonnx.tasks._tables import Column, CsvTable, Table, is_columnar, open_table
+from evonnx.tasks.data.images import Files, Pictures, is_image, require_pillow
+from evonnx.tasks.data.tables import Column, CsvTable, Table, is_columnar, open_table
 
 COLUMN_KEYS = ("column", "columns")
 PAIR_KEYS = ("targets", "labels")
