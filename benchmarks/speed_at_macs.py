@@ -1,12 +1,13 @@
 """Does half the work take half the time? ResNet-50 and MobileNetV2, full size, on this CPU.
 
-Per architecture these are timed side by side, as `evonnx bench` does: the original; a compact offspring at
+Per architecture these are timed side by side, as `evonnx bench` does: the original; compact offspring at
 about half its multiply-accumulates (channel clusters, alignment as measured here; of several draws the
-measured fastest, as `evolve --offspring` chooses among equally fit ones), and one drawn without alignment;
-and at the same multiply-accumulates as controls the same architecture with all widths scaled alike, in
-multiples of 8 and of the alignment, and Torch-Pruning's default output on the same network. Last, the
-original with as many weights set to zero and nothing removed. Weights are random: only shapes matter for
-time.
+measured fastest, as `evolve --offspring` chooses among equally fit ones), one whose synapses were ranked per
+millisecond of a cost table measured here, as `--budget latency` ranks them, one ranked per
+multiply-accumulate, as `--budget macs` does, and one of those drawn without alignment; and at the same
+multiply-accumulates as controls the same architecture with all widths scaled alike, in multiples of 8 and of
+the alignment, and Torch-Pruning's default output on the same network. Last, the original with as many weights
+set to zero and nothing removed. Weights are random: only shapes matter for time.
 
     python benchmarks/speed_at_macs.py [--models FOLDER] [--without torch-pruning] [--out docs/speed.md]
 
@@ -36,7 +37,9 @@ from evonnx.clusters import find_clusters
 from evonnx.dependency import analyse
 from evonnx.encodings.presets import adaptive
 from evonnx.environment import Budget, prices_of
+from evonnx.environment.latency import LatencyBudget
 from evonnx.genome import encode
+from evonnx.latency import latency_budget, measure_latency
 from evonnx.masking import apply_masks
 from evonnx.network import load_network, network_of
 from evonnx.onnx_io import save_model
@@ -61,12 +64,32 @@ def alignment(ancestor: Path, threads: int) -> dict[str, Any]:
     return measure_alignment(network, analyse(network), GENES, threads, seconds=20)
 
 
-def evolve(ancestor: Path, target: Path, *, share: float, align: int, seed: int) -> None:
-    """One offspring at a share of the multiply-accumulates, compact and proven."""
+def cost_table(ancestor: Path, record: Path, threads: int, align: int) -> LatencyBudget:
+    """What `--budget latency` measures first."""
+    if not record.exists():
+        network = load_network(ancestor)
+        measured = measure_latency(network, analyse(network), GENES, align, threads)
+        record.write_text(json.dumps(measured, indent=1))
+    return latency_budget(json.loads(record.read_text()))
+
+
+def evolve(
+    ancestor: Path, target: Path, *, share: float, align: int, seed: int, priced: str | LatencyBudget
+) -> None:
+    """One offspring at a share of the multiply-accumulates, compact and proven.
+
+    Args:
+        ancestor: file.
+        target: file.
+        share: of its multiply-accumulates that is kept.
+        align: channel multiple.
+        seed: of the draw.
+        priced: what strengths are ranked per.
+    """
     network = load_network(ancestor)
     coupling, budget = analyse(network), Budget(share, "macs")
     clusters = find_clusters(network, coupling, "channel")
-    genome = encode(network, clusters, GENES, prices=prices_of(network, [budget]))
+    genome = encode(network, clusters, GENES, prices=prices_of(network, [Budget(share, priced)]))
     sample = synthesize(network, coupling, genome, budget, np.random.default_rng(seed), align=align)
     masked = network_of(apply_masks(network, coupling, sample.masks), network.source)
     save_model(compact(masked).compacted.model, target)
@@ -88,17 +111,28 @@ def models_of(name: str, folder: Path, threads: int, given: argparse.Namespace) 
     original = file("original", lambda path: controls.export(network, path))
     align = given.align or _aligned(original, folder / f"{name}-align-{threads}.json", threads)
 
-    def draw(align: int, number: int) -> Path:
-        make = partial(evolve, original, share=given.share, align=align, seed=given.seed + number)
-        return file(f"compact{align}-draw{number}", make)
+    table = partial(cost_table, original, folder / f"{name}-table-{align}-{threads}.json", threads, align)
 
-    draws = [draw(align, number) for number in range(given.draws)]
-    chosen = _fastest(draws, folder / f"{name}-draws-{align}-{threads}.json", threads)
+    def draw(align: int, number: int, ranked: str) -> Path:
+        def make(path: Path) -> None:
+            priced = "macs" if ranked == "macs" else table()
+            evolve(original, path, share=given.share, align=align, seed=given.seed + number, priced=priced)
+
+        # Channels that cost most time are not the same on every number of threads.
+        where = "" if ranked == "macs" else f"-{threads}"
+        return file(f"compact{align}-{ranked}{where}-draw{number}", make)
+
+    def fastest(ranked: str) -> Path:
+        draws = [draw(align, number, ranked) for number in range(given.draws)]
+        return _fastest(draws, folder / f"{name}-draws-{ranked}-{align}-{threads}.json", threads)
+
+    chosen = fastest("time")
     macs = controls.macs_of(chosen)
     found = [
         (name, original),
-        (f"compact, multiples of {align}", chosen),
-        ("compact, not aligned", draw(1, 0)),
+        (f"compact, multiples of {align}, ranked by time", chosen),
+        (f"compact, multiples of {align}, ranked by MACs", fastest("macs")),
+        ("compact, not aligned, ranked by MACs", draw(1, 0, "macs")),
     ]
     for step in sorted({8, align} - {1}):
         path = file(f"uniform{step}-of-{macs}", partial(controls.uniform, build, macs, step))
@@ -109,7 +143,7 @@ def models_of(name: str, folder: Path, threads: int, given: argparse.Namespace) 
     kept = macs / controls.macs_of(original)
     path = file(f"zeros-of-{macs}", partial(controls.zeros, original, kept))
     found.append((f"{1 - kept:.0%} of weights zero, none removed", path))
-    return found if align > 1 else [one for one in found if one[0] != "compact, not aligned"]
+    return found if align > 1 else [one for one in found if "not aligned" not in one[0]]
 
 
 def _fastest(draws: list[Path], record: Path, threads: int) -> Path:

@@ -55,10 +55,10 @@ class ClassificationTask:
     by `resize`, `crop` and `interpolation` (see `data.geometry`), towards `size` [height, width] where the
     graph leaves it open; [task.audio] says how sounds are read (see `data.sound.plan`); [task.inputs.NAME]
     says any of this, and which `column` or `columns`, of one input; `label`, the column of classes;
-    `output`, the graph output with scores per class (default: the first); `classes`, their number, where the graph does not say
-    it; `class_names`, the class folders, or the names in a .csv file's column, in class order (folders by
-    default: numbers as they are, else names as they are sorted); `memory_gib`, what one file may take in
-    memory (default 4).
+    `output`, the graph output with scores per class (default: the first); `classes`, their number, where
+    the graph does not say it; `class_names`, the class folders, or the names in a .csv file's column, in
+    class order (folders by default: numbers as they are, else names as they are sorted); `memory_gib`,
+    what one file may take in memory (default 4).
 
     uint8 data stays uint8 in memory and is converted batch by batch.
     """
