@@ -21,7 +21,7 @@ SAMPLE = Path(__file__).resolve().parent.parent / "samples" / "lenet5_mnist"
 def mating(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(SAMPLE))
     yield importlib.import_module("mating")
-    for name in ("mating", "sweep"):
+    for name in ("mating", "comparison"):
         sys.modules.pop(name, None)
 
 
@@ -47,16 +47,18 @@ def test_all_variants_cost_the_same(mating: Any) -> None:
 
 
 def test_the_table_has_mean_and_spread_of_what_is_there(mating: Any, tmp_path: Path) -> None:
+    comparison = mating.comparison
     _, one, two, *_ = mating.VARIANTS
     for seed, score in ((0, 0.97), (1, 0.98)):
-        write_run(mating.folder(tmp_path, two, seed), two, score, 0.9 - 0.2 * seed)
-    write_run(mating.folder(tmp_path, one, 0), one, 0.99, None)
-    unfinished = mating.folder(tmp_path, one, 1)
+        write_run(comparison.folder(tmp_path, two, seed), two, score, 0.9 - 0.2 * seed)
+    write_run(comparison.folder(tmp_path, one, 0), one, 0.99, None)
+    unfinished = comparison.folder(tmp_path, one, 1)
     unfinished.mkdir()
     (unfinished / "run.json").write_text("{}")
-    assert mating.table(tmp_path, [0, 1]).splitlines()[2:] == [
-        "| 1 parent | 5 | 20 | - | 150.0 | 0.0 | 215.2 | 99.00 | 99.00 | 1 |",
-        "| 2 parents | 5 | 20 ± 0 | 80.0 ± 14.1 | 150.0 ± 0.0 | 0.0 ± 0.0 | 215.2 ± 0.0 | 97.50 ± 0.71 "
+    table = comparison.table(tmp_path, [0, 1], mating.VARIANTS, mating.CELLS)
+    assert table.splitlines()[2:] == [
+        "| 1 parent | 5 | 10 | - | 150.0 | 0.0 | 215.2 | 99.00 | 99.00 | 1 |",
+        "| 2 parents | 5 | 10 ± 0 | 80.0 ± 14.1 | 150.0 ± 0.0 | 0.0 ± 0.0 | 215.2 ± 0.0 | 97.50 ± 0.71 "
         "| 97.50 ± 0.71 | 2 |",
     ]
 

@@ -121,10 +121,11 @@ def _model_of(offspring: Path, ancestor: Path, generation: int | None) -> Path:
     """The offspring's file.
 
     Raises:
+        ModelError: the ancestor cannot be read.
         RunError: the folder is no run, has no such offspring, or began with another ancestor.
     """
     from evonnx.errors import RunError
-    from evonnx.onnx_io import model_digest
+    from evonnx.onnx_io import load_model, model_digest
     from evonnx.run_store import BEST_FILE, COMPACT_FILE, RUN_FILE, RunStore, read_json
 
     if not offspring.is_dir():
@@ -135,7 +136,8 @@ def _model_of(offspring: Path, ancestor: Path, generation: int | None) -> Path:
         return offspring
     configuration = read_json(offspring / RUN_FILE).get("configuration")
     wanted = configuration.get("model_sha256") if isinstance(configuration, dict) else None
-    if ancestor.is_file() and wanted != model_digest(ancestor):
+    load_model(ancestor)  # what it refuses has no digest
+    if wanted != model_digest(ancestor):
         raise RunError(
             f"The run in {offspring} did not begin with {ancestor} as it is now. Give the model that it was "
             "started with; if that was an offspring itself, name best.onnx in place of the run directory."

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evonnx.durable import is_storage_failure
+from evonnx.durable import digest_of, is_storage_failure
 from evonnx.errors import (
     AdapterDivergedError,
     AdapterError,
@@ -36,7 +36,6 @@ from evonnx.evolution.setting import Setting
 from evonnx.evolution.staffing import staffed
 from evonnx.faults import Fault, Ledger
 from evonnx.locking import locked
-from evonnx.onnx_io import model_digest
 from evonnx.run_store import (
     BEST_FILE,
     COMPACT_FILE,
@@ -210,7 +209,7 @@ def _finished(store: RunStore, rows: list[Row]) -> dict[str, Any] | None:
     best, model = run.get("best"), store.folder / BEST_FILE
     if "bench" not in run or not isinstance(best, dict) or not model.is_file():
         return None
-    whole = run.get("generations") == rows and best.get("sha256") == model_digest(model)
+    whole = run.get("generations") == rows and best.get("sha256") == digest_of(model)
     return run if whole else None
 
 

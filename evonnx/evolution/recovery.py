@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 from evonnx.adapter import TrainingBudget
+from evonnx.durable import digest_of
 from evonnx.evolution.figures import figures
 from evonnx.evolution.judging import score_columns
 from evonnx.evolution.selection import Candidate, Choice, is_time, sizes, smallest
 from evonnx.evolution.setting import Setting
 from evonnx.network import load_network
-from evonnx.onnx_io import model_digest
 from evonnx.resources import count
 from evonnx.run_store import BEST_FILE, COMPACT_FILE, Row, RunStore
 
@@ -96,7 +96,7 @@ def recover(
     return {
         "generation": chosen["generation"],
         "recovered": recovered,
-        "sha256": model_digest(store.folder / BEST_FILE),
+        "sha256": digest_of(store.folder / BEST_FILE),
         **figures(count(best), setting.ancestor, best.file_bytes),
         **score_columns(setting.judge.reported(store.folder / BEST_FILE)),
         "score_ancestor": setting.score_ancestor,

@@ -90,7 +90,7 @@ def table(out: Path, seeds: Sequence[int], variants: Sequence[Variant], cells: M
     columns = {**cells, **OUTCOME}
     lines = [f"| {' | '.join(('variant', *columns))} |", f"|---|{'---:|' * len(columns)}"]
     for variant in variants:
-        found = [_record(_folder(out, variant, seed)) for seed in seeds]
+        found = [_record(folder(out, variant, seed)) for seed in seeds]
         runs = [one for one in found if one is not None]
         if runs:
             row = [variant.name, *(cell(variant, runs) for cell in columns.values())]
@@ -98,7 +98,7 @@ def table(out: Path, seeds: Sequence[int], variants: Sequence[Variant], cells: M
     return "\n".join(lines)
 
 
-def _folder(out: Path, variant: Variant, seed: int) -> Path:
+def folder(out: Path, variant: Variant, seed: int) -> Path:
     """Where a run is."""
     kept = "".join(letter if letter.isalnum() or letter == "." else "-" for letter in variant.name)
     return out / f"{kept}-{seed}"
@@ -115,7 +115,7 @@ def _record(run: Path) -> Run | None:
 
 def _perform(model: Path, out: Path, variant: Variant, seed: int) -> None:
     """Run one variant with one seed, unless that was done before."""
-    run = _folder(out, variant, seed)
+    run = folder(out, variant, seed)
     if _record(run) is not None:
         return
     arguments = variant.command(model, run, seed) + (["--resume"] if run.exists() else [])
